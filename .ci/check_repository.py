@@ -41,7 +41,7 @@ TORCH_ALONE = {"elbo", "mixture", "collapse", "resnet", "patchgan"}
 for path in (root / "vae_tutorial").glob("[!_]*.py"):
     imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module: imported.add(node.module)
+        if isinstance(node, ast.ImportFrom) and node.module: imported.add("vae_tutorial." * bool(node.level) + node.module)
         if isinstance(node, ast.Import): imported |= {name.name for name in node.names}
     if path.stem not in ORDER: problems.append(f"{path.name}: not in the order of modules"); continue
     ours = {name.split(".")[1] for name in imported if name.startswith("vae_tutorial.")}
