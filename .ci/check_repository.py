@@ -21,6 +21,10 @@ for path in notebooks:
     if any(output["output_type"] == "error" for output in outputs): problems.append(f"{path.name}: a stored output is an error")
     if re.search(r"/(home|root|tmp|Users|work|mnt)/\w", json.dumps(outputs)): problems.append(f"{path.name}: a stored output names a path of a machine")
     if any(not isinstance(cell["source"], list) for cell in nb["cells"]): problems.append(f"{path.name}: a cell's source must be a list of lines")
+    for cell in code:
+        directives = [line for line in cell["source"] if line.startswith("#|")]
+        if any("export" in line for line in directives) and any("code-fold" in line for line in directives):
+            problems.append(f"{path.name}: code-fold on an exported cell, where nbdev writes its own")
     text = "".join("".join(cell["source"]) for cell in nb["cells"] if cell["cell_type"] == "markdown")
     for target in re.findall(r"\]\(([\w./-]+\.ipynb)(?:#[\w-]+)?\)", text):
         if not (path.parent / target).exists(): problems.append(f"{path.name}: links to {target}, which does not exist")

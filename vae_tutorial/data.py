@@ -81,7 +81,6 @@ def _real(low, high, about): return field(metadata=dict(range=(low, high), about
 def _kind(names, about): return field(metadata=dict(kinds=names, about=about))
 
 # %% ../nbs/00_data.ipynb #c48d3c3b
-#| code-fold: true
 @dataclass
 class FaceFactors:
     """What is drawn: one tensor of shape (N,) for each factor, float32 if continuous, int64 if categorical.
@@ -159,7 +158,6 @@ CONTINUOUS  = {f.name: f.metadata["range"] for f in fields(FaceFactors) if "rang
 CATEGORICAL = {f.name: f.metadata["kinds"] for f in fields(FaceFactors) if "kinds" in f.metadata}
 
 # %% ../nbs/00_data.ipynb #4d8dc4a2
-#| code-fold: true
 def _sample_factors(key: Tensor) -> dict[str, Tensor]:
     "Keys (N,) -> each factor (N,). Sums and products only, so that the bits are the same on every machine."
     u, v = _uniform(key, 1, 64), _uniform(key, 2, 64, 3)
@@ -278,7 +276,6 @@ def _spots(s, stream, u, v, cells, size, stretch=0.):
     return (1.5 * (r - torch.sqrt(x * x + y * y + 1e-5)) / (r + .05)).clamp(0, 1)
 
 # %% ../nbs/00_data.ipynb #8fab562d
-#| code-fold: true
 _ZOOM, _DOWN = .87, .05
 
 def _scene(f, key, size, texture=1.):
@@ -321,7 +318,6 @@ def _only(s, name, kind, **crop):
     return _part(s, who=who, **crop) if len(who) else None
 
 # %% ../nbs/00_data.ipynb #0dca88a3
-#| code-fold: true
 def _background(s):
     f, F_ = s.f, s.F
     def light(F_): return .30 + .50 * F_.background_light
@@ -360,7 +356,6 @@ def _background(s):
     s.rgb *= (1 - .22 * _step(.5, 1.35, torch.sqrt(s.x ** 2 + s.y ** 2 + 1e-6)) + .10 * f.light * s.x)[:, None]
 
 # %% ../nbs/00_data.ipynb #594097e8
-#| code-fold: true
 _STYLE = dict(  #  buzz  short curly  bob   long  wavy  bun   quiff
     top     = (.012, .075, .16, .085, .075, .10, .045, .13),    # volume above the skull
     side    = (.004, .022, .12, .095, .080, .12, .020, .010),   # and beside it
@@ -413,7 +408,6 @@ def _head(s):
     s.st = SimpleNamespace(**{name: _t(values)[F_.hair_style][:, None, None] for name, values in _STYLE.items()})
 
 # %% ../nbs/00_data.ipynb #de9a6485
-#| code-fold: true
 def _hair_flow(s):
     "Outer shape of the hair; coordinates across and along its strands."
     f, st = s.f, s.st
@@ -435,7 +429,6 @@ def _hair_flow(s):
     s.seam = _hill(from_part, .035) * (st.flow < .5)                             # the parting
 
 # %% ../nbs/00_data.ipynb #c7932f66
-#| code-fold: true
 def _hair_strands(s):
     "The texture of the hair, about [-1.5, 1.5], and what its edges need of it."
     curl = s.st.curl
@@ -447,7 +440,6 @@ def _hair_strands(s):
     s.lump = _mix(s.lock, w[:, 0] + .35 * curls, curl)
 
 # %% ../nbs/00_data.ipynb #297ee461
-#| code-fold: true
 def _hair_edges(s):
     "Signed distances: outer edge, window for the face (negative on the hair), lower end."
     f, st = s.f, s.st
@@ -462,7 +454,6 @@ def _hair_edges(s):
     s.h_end = s.hy - _mix(st.len0, st.len1, f.hair_length) - .05 * s.lock - .06 * s.n1 + st.slope * (s.h_x.abs() - .44).clamp(min=0)
 
 # %% ../nbs/00_data.ipynb #7383d345
-#| code-fold: true
 def _hair_color(s):
     "The color of the hair at every pixel."
     lit = (s.qx * s.L[0] + s.qy * s.L[1] + torch.sqrt((1 - .9 * (s.qx * s.qx + s.qy * s.qy)).clamp(min=.05)) * s.L[2]).clamp(min=0)
@@ -474,7 +465,6 @@ def _hair_color(s):
     s.hair_rgb = (s.hair * tone[:, None] + gloss[:, None] * _rgb(1., .96, .92)).clamp(0, 1)
 
 # %% ../nbs/00_data.ipynb #832d2aa1
-#| code-fold: true
 def _back_hair(s):
     who = (s.st.back[:, 0, 0] > 0).nonzero()[:, 0]
     if len(who):
@@ -504,7 +494,6 @@ def _ears(s):
     _over(p, p.skin * _rgb(1.0, .90, .87) * form[:, None], _fill((torch.sqrt((ex / .062) ** 2 + (ey / .135) ** 2 + 1e-6) - 1) * .07, p.px)); _put(s, p)
 
 # %% ../nbs/00_data.ipynb #b1234477
-#| code-fold: true
 def _clothes(s):
     p = _part(s, top=.68); f, F_ = p.f, p.F
     x, y, ax = p.x, p.y, torch.sqrt(p.x * p.x + .0016)
@@ -532,7 +521,6 @@ def _clothes(s):
     _over(p, _mix(base, second, .2) * (1.10 + .2 * x * p.L[0] + .10 * weave)[:, None], collar); _put(s, p)
 
 # %% ../nbs/00_data.ipynb #30d00ae4
-#| code-fold: true
 def _relief(p):
     "Light on the face, (0.6): sets `p.lit` in [0, 1] and `p.gloss`, and keeps n . l as `p.diff`."
     f, X, Y, ax = p.f, p.X, p.Y, p.AX
@@ -565,7 +553,6 @@ def _relief(p):
     p.gloss = g * g * g
 
 # %% ../nbs/00_data.ipynb #c9723b4e
-#| code-fold: true
 def _skin(p):
     "The color of the skin at every pixel, with grain, freckles and beard."
     f, X, Y, ax = p.f, p.X, p.Y, p.AX
@@ -596,7 +583,6 @@ def _face(s):
     s.diff = torch.zeros_like(s.X); s.diff[:, p.where[2], p.where[3]] = p.diff; _put(s, p)
 
 # %% ../nbs/00_data.ipynb #87894831
-#| code-fold: true
 def _eyes(s):
     p = _part(s, top=-.36, bottom=.32, width=.56); f = p.f
     w, smile, lash = .115 * (1 + .22 * f.eye_size), f.mouth.clamp(min=0), f.lip_color
@@ -635,7 +621,6 @@ def _brows(s):
     _over(p, _mix(p.hair * .70, _rgb(.12, .08, .06), .35) * (1 + .3 * n)[:, None], (a * .92).clamp(0, 1) * p.face); _put(s, p)
 
 # %% ../nbs/00_data.ipynb #49dbcc62
-#| code-fold: true
 def _mouth(s):
     p = _part(s, top=.10, bottom=.75, width=.50); f = p.f
     m, smile = f.mouth, f.mouth.clamp(min=0); open_ = _step(.25, 1.0, m)
@@ -662,7 +647,6 @@ def _mouth(s):
     _shade(p, _rgb(.74, .62, .60), .55 * p.face * _bump(X, y - (gap * .82 + below + .028), .10, .020)); _put(s, p)
 
 # %% ../nbs/00_data.ipynb #8fdce75d
-#| code-fold: true
 def _glasses(s):
     who = (s.F.glasses > 0).nonzero()[:, 0]
     if not len(who): return
@@ -704,7 +688,6 @@ def _draw(f, key, size, texture=1.):
     return (x + .10 * (x - .5) * (1 - (2 * x - 1) ** 2)) * 2 - 1                 # a touch of contrast
 
 # %% ../nbs/00_data.ipynb #1fa3834f
-#| code-fold: true
 def _check_factors(factors: FaceFactors) -> None:
     if not isinstance(factors, FaceFactors): raise DataError(f"factors must be FaceFactors, got {type(factors).__name__}")
     n = factors.yaw.shape[0] if factors.yaw.dim() == 1 else -1
@@ -963,7 +946,6 @@ def _fetch(dataset, indices: Tensor) -> Tensor:
     return torch.stack(items)
 
 # %% ../nbs/00_data.ipynb #2cb7ec0b
-#| code-fold: true
 NAMES = ("faces", "celeba", "fashion_mnist", "mnist")
 
 def open_dataset(name_or_path: str | Path = "faces", image_size: int = 64, channels: int | None = None, n: int | None = None, valid_fraction: float = 0.2,
