@@ -63,7 +63,10 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
     if device.type == "cuda": found["gpu"] = torch.cuda.get_device_name(device)
     return found
 
-# %% ../nbs/10_runtime.ipynb #122878e8
+# %% ../nbs/10_runtime.ipynb #86ac205e
 def pin_threads() -> None:
-    "Under test (`IN_TEST=1`) one thread a process, because notebooks run side by side; otherwise nothing."
-    if os.environ.get("IN_TEST") == "1": torch.set_num_threads(1)
+    "Under test (`IN_TEST=1`) one thread, because notebooks run side by side, and torch's own default dtype and device, because one process runs several; otherwise nothing."
+    if os.environ.get("IN_TEST") == "1":
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
