@@ -109,7 +109,7 @@ def compare(folder: Path, config: TrainConfig, dataset=None, progress: bool = Tr
     return metrics
 
 # %% ../nbs/12_commands.ipynb #b3e05392
-QUICKSTART_STEPS = 1500   # of each method
+QUICKSTART_STEPS = 900   # of each method: under five minutes on two cores with AMX
 
 # %% ../nbs/12_commands.ipynb #843ca85e
 def machine_line(config: TrainConfig) -> str:
