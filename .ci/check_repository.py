@@ -1,10 +1,13 @@
-"""What no notebook can check of itself: versions agree, stored outputs are sound, the site's files are there, the import graph has no cycle."""
+"""What no notebook can check of itself: versions agree, stored outputs are sound, the site's files are there, the import graph has no cycle,
+the map of the equations is up to date."""
 import ast
 import json
 import pathlib
 import re
 import sys
 from configparser import ConfigParser
+
+import map as equations  # .ci/map.py, beside this file
 
 root = pathlib.Path(__file__).parent.parent
 parser = ConfigParser(delimiters=["="])
@@ -54,6 +57,8 @@ for path in (root / "vae_tutorial").glob("[!_]*.py"):
     if path.stem in TORCH_ALONE:
         others = {name.split(".")[0] for name in imported} - {"torch", "vae_tutorial", "__future__"} - set(sys.stdlib_module_names)
         if others: problems.append(f"{path.stem} imports {', '.join(sorted(others))} beside torch")
+
+problems += equations.all_problems(root)
 
 print("\n".join(problems) or f"{len(notebooks)} notebooks and the package's structure: sound")
 sys.exit(bool(problems))

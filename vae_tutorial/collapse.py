@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .elbo import check_codes, check_number, kl_to_standard_normal
 from .mixture import population_kl, population_moments
+from .runtime import brief
 
 # %% auto #0
 __all__ = ['variance_regularizer', 'posterior_std', 'decoder_sensitivity', 'active_units', 'latent_statistics',
@@ -43,10 +44,12 @@ def decoder_sensitivity(decoder: Callable[[Tensor], Tensor], z: Tensor, delta: f
     """Mean squared derivative of the decoded values in each latent, by central differences: (latent_dim,).
 
     `decoder`: maps (N, latent_dim) to (N, ...); `z`: (N, latent_dim), where to measure; `delta` > 0: half the step. Averaged over the batch
-    and over a datum's values. Raises `ValueError` for another shape of `z` or a `delta` that is not positive.
+    and over a datum's values. Raises `ValueError` for another shape of `z` a `delta` that is not positive or a `decoder`
+    that is no function.
     """
     check_codes(z, z)
     check_number("delta", delta, positive=True)
+    if not callable(decoder): raise ValueError(f"decoder must be a module or a function of z, got {brief(decoder)}")
     steps = delta * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     return torch.stack([((decoder(z + e) - decoder(z - e)) / (2 * delta)).square().mean() for e in steps])
 
@@ -57,10 +60,11 @@ def active_units(mean: Tensor, decoder: Callable[[Tensor], Tensor] | None = None
     `mean`: (N, latent_dim), the posterior means of N >= 2 data. Without `decoder`, latent j is active when var_i(mean_ij) > `threshold`
     (0.01; Burda et al., 2016). With `decoder`, when moving it by one standard deviation of its means changes the decoded values by more than
     `threshold` in root mean square (0.001 of data in [-1, 1]), measured by `decoder_sensitivity` at the means.
-    Raises `ValueError` for another shape, fewer than 2 data or a negative threshold.
+    Raises `ValueError` for another shape, fewer than 2 data, means that are not finite or a negative threshold.
     """
     check_codes(mean, mean)
     if len(mean) < 2: raise ValueError("active_units needs the means of at least 2 data, got 1")
+    if not mean.isfinite().all(): raise ValueError("mean must be finite, got NaN or infinity")
     if threshold is None: threshold = 0.01 if decoder is None else 0.001
     check_number("threshold", threshold)
     variance = mean.var(0, correction=0)
@@ -75,7 +79,7 @@ def latent_statistics(mean: Tensor, logvar: Tensor) -> dict[str, float]:
     `sigma`, `sigma_min`, `sigma_max`: mean, smallest and largest posterior standard deviation over data and latents; `moment_mean`: root mean square
     of M_j; `moment_variance`: mean of the total V_j (1 when the moments match the prior); `between_variance`: mean of var_i(mean_ij); `active`:
     number of `active_units`; `kl_average`, `kl_population`: mean_i KL_i and the population's (total variance), nats.
-    Raises `ValueError` for shapes that differ or a batch of 1.
+    Raises `ValueError` for shapes that differ, a batch of 1, or means that are not finite.
     """
     check_codes(mean, logvar)
     if len(mean) < 2: raise ValueError("latent_statistics needs a batch of at least 2, got 1")
@@ -92,11 +96,12 @@ def equilibrium_variance(sensitivity: Tensor, method: str = "proposed", weight: 
 
     `sensitivity` c_j >= 0: (latent_dim,), in the loss's units. `method="standard"`: 1 / (1 + 2 c_j). `"proposed"` (regularizer `weight`, variance
     `"between"`): weight / (weight + c_j). Returns variances in (0, 1]. Raises `ValueError` for another method, a weight that is not positive or a
-    sensitivity that is no tensor of numbers of at least 0.
+    sensitivity that is no floating-point tensor of numbers of at least 0.
     """
     check_number("weight", weight, positive=True)
-    if not isinstance(sensitivity, Tensor): raise ValueError(f"sensitivity must be a tensor, got {type(sensitivity).__name__}")
+    if not isinstance(sensitivity, Tensor) or not sensitivity.is_floating_point():
+        raise ValueError(f"sensitivity must be a floating-point tensor, got {brief(sensitivity)}")
     if not bool((sensitivity >= 0).all()): raise ValueError(f"sensitivity must not be negative or nan, got {sensitivity.min():.3g}")
     if method == "standard": return 1 / (1 + 2 * sensitivity)
     if method == "proposed": return weight / (weight + sensitivity)
-    raise ValueError(f'method must be "standard" or "proposed", got {method!r}')
+    raise ValueError(f'method must be "standard" or "proposed", got {brief(method)}')

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .runtime import brief, check_path
+
 # %% auto #0
 __all__ = ['HAIR_STYLES', 'GLASSES', 'BACKGROUNDS', 'CLOTHES', 'CONTINUOUS', 'CATEGORICAL', 'RENDERER_VERSION', 'IMAGE_SUFFIXES',
            'NAMES', 'DataError', 'to_float', 'to_uint8', 'FaceFactors', 'render', 'cache_folder', 'SyntheticFaces',
@@ -34,19 +36,43 @@ class DataError(ValueError):
 # %% ../nbs/00_data.ipynb #6ce0532c
 def _whole(name: str, value, low: int, high: int) -> int:
     "`value` as an int, refused outside low...high."
-    if isinstance(value, bool) or not hasattr(value, "__index__"): raise DataError(f"{name} must be a whole number, got {value!r}")
+    if isinstance(value, bool) or not hasattr(value, "__index__"): raise DataError(f"{name} must be a whole number, got {brief(value)}")
     if not low <= int(value) <= high: raise DataError(f"{name} must lie between {low} and {high}, got {value}")
     return int(value)
+
+def _indices(indices, n: int) -> Tensor:
+    "Indices as (N,) int64, refused outside 0...n - 1."
+    try: i = torch.as_tensor(list(indices) if isinstance(indices, range) else indices, device="cpu")
+    except (TypeError, RuntimeError, ValueError, OverflowError): raise DataError(f"indices must be a list or tensor of whole numbers, got {brief(indices)}") from None
+    if i.shape == (0,): return i.to(torch.int64)
+    if i.dtype == torch.bool or i.is_floating_point() or i.is_complex() or i.dim() != 1: raise DataError(f"indices must be a list or tensor of whole numbers, got {_what(i)}")
+    if n == 0: raise DataError("the data set is empty")
+    if not (0 <= i.min() and i.max() < n): raise DataError(f"indices must lie between 0 and {n - 1}, got {i.min().item()} to {i.max().item()}")
+    return i.to(torch.int64)
+
+def _what(x) -> str:
+    "What a message says of something that should have been another tensor."
+    return f"{tuple(x.shape)} {x.dtype}" if torch.is_tensor(x) else brief(x)
+
+def _length(dataset) -> int:
+    "The number of items of a map-style data set."
+    try: return len(dataset)
+    except TypeError: raise DataError(f"a data set must have a length and give an item for each index, got {brief(dataset)}") from None
+
+def _grey_or_color(channels: int) -> int:
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels not in (1, 3): raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {brief(channels)}")
+    return channels
 
 # %% ../nbs/00_data.ipynb #318760fc
 def to_float(u: Tensor) -> Tensor:
     "Bytes 0...255 as float32 in [-1, 1], (0.1). Any shape. Raises `DataError` unless `u` is uint8."
-    if u.dtype != torch.uint8: raise DataError(f"to_float takes uint8, got {u.dtype}")
+    if not torch.is_tensor(u) or u.dtype != torch.uint8: raise DataError(f"to_float takes a uint8 tensor, got {_what(u)}")
     return u.to(torch.float32) / 127.5 - 1
 
 def to_uint8(x: Tensor) -> Tensor:
-    "The inverse of `to_float`: floats in [-1, 1], rounded to the nearest byte; what lies outside is clipped. Raises `DataError` for integers."
-    if not x.is_floating_point(): raise DataError(f"to_uint8 takes floats in [-1, 1], got {x.dtype}")
+    "The inverse of `to_float`: floats in [-1, 1], rounded to the nearest byte; what lies outside is clipped. Raises `DataError` for integers and for NaN."
+    if not torch.is_tensor(x) or not x.is_floating_point(): raise DataError(f"to_uint8 takes a tensor of floats in [-1, 1], got {_what(x)}")
+    if x.isnan().any(): raise DataError("to_uint8 takes floats in [-1, 1], got NaN")
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/00_data.ipynb #bcdd0ecb
@@ -137,22 +163,27 @@ class FaceFactors:
         "These faces with some factors set to a number, or to a tensor of shape (N,); a category may be given by its name."
         new = {}
         for name, value in changes.items():
-            if name not in CONTINUOUS and name not in CATEGORICAL: raise DataError(f"there is no factor {name!r}; there are {', '.join(f.name for f in fields(self))}")
+            if name not in CONTINUOUS and name not in CATEGORICAL: raise DataError(f"there is no factor {name!r}; CONTINUOUS and CATEGORICAL list the {len(fields(self))} that there are")
             if isinstance(value, str):
-                if value not in CATEGORICAL.get(name, ()): raise DataError(f"{name} must be one of {', '.join(CATEGORICAL.get(name, ['numbers']))}, got {value!r}")
+                if value not in CATEGORICAL.get(name, ()): raise DataError(f"{name} must be one of {', '.join(CATEGORICAL.get(name, ['numbers']))}, got {brief(value)}")
                 value = CATEGORICAL[name].index(value)
-            new[name] = torch.as_tensor(value, dtype=getattr(self, name).dtype, device="cpu").expand_as(getattr(self, name))
+            try:
+                value = torch.as_tensor(value, device="cpu")
+                if name in CATEGORICAL and value.is_floating_point(): raise TypeError("a kind is no fraction")
+                new[name] = value.to(getattr(self, name).dtype).expand_as(getattr(self, name))
+            except (TypeError, ValueError, RuntimeError): raise DataError(f"{name} must be a {'whole number' if name in CATEGORICAL else 'number'}, or a tensor of them of shape ({len(self)},), got {brief(value)}") from None
         return replace(self, **new)
 
     @classmethod
     def sample(cls, n: int, seed: int = 0, start: int = 0) -> FaceFactors:
-        "The factors of faces start, ..., start + n - 1 of the data set with this seed."
+        "The factors of faces start, ..., start + n - 1 of the data set with this seed. Raises `DataError` for negative numbers."
+        n, start = _whole("n", n, 0, 2 ** 31), _whole("start", start, 0, 2 ** 62)
         return cls.at(torch.arange(start, start + n, device="cpu"), seed)
 
     @classmethod
     def at(cls, index: Tensor, seed: int = 0) -> FaceFactors:
-        "The factors of the faces with these indices, (N,) int64."
-        return cls(**_sample_factors(_keys(seed, index)))
+        "The factors of the faces with these indices, (N,) int64. Raises `DataError` for others, and for a seed outside 0...2**63 - 1."
+        return cls(**_sample_factors(_keys(_whole("seed", seed, 0, 2 ** 63 - 1), _indices(index, 2 ** 63 - 1))))
 
 CONTINUOUS  = {f.name: f.metadata["range"] for f in fields(FaceFactors) if "range" in f.metadata}
 CATEGORICAL = {f.name: f.metadata["kinds"] for f in fields(FaceFactors) if "kinds" in f.metadata}
@@ -690,9 +721,10 @@ def _draw(f, key, size, texture=1.):
 # %% ../nbs/00_data.ipynb #1fa3834f
 def _check_factors(factors: FaceFactors) -> None:
     if not isinstance(factors, FaceFactors): raise DataError(f"factors must be FaceFactors, got {type(factors).__name__}")
-    n = factors.yaw.shape[0] if factors.yaw.dim() == 1 else -1
     for name, value in factors.items():
-        if value.dim() != 1 or len(value) != n: raise DataError(f"each factor must have shape (N,), got {name} {tuple(value.shape)} beside yaw {tuple(factors.yaw.shape)}")
+        whole = torch.is_tensor(value) and not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+        if not (whole or name in CONTINUOUS and torch.is_tensor(value) and value.is_floating_point()): raise DataError(f"factor {name} must be a tensor of {'' if name in CONTINUOUS else 'whole '}numbers, got {_what(value)}")
+        if value.dim() != 1 or value.shape != factors.yaw.shape: raise DataError(f"each factor must have shape (N,), got {name} {tuple(value.shape)} beside yaw {tuple(factors.yaw.shape)}")
         low, high = CONTINUOUS[name] if name in CONTINUOUS else (0, len(CATEGORICAL[name]) - 1)
         if not bool(((value >= low) & (value <= high)).all()): raise DataError(f"factor {name} must lie in [{low}, {high}], got {value[~((value >= low) & (value <= high))][0].item():g}")
 
@@ -704,16 +736,17 @@ def render(factors: FaceFactors, texture_seed: int | Tensor = 0, image_size: int
     """
     _check_factors(factors)
     _whole("image_size", image_size, 16, 1024)
-    if not 0 <= texture <= 1: raise DataError(f"texture must lie in [0, 1], got {texture}")
+    if not isinstance(texture, (int, float)) or not 0 <= texture <= 1: raise DataError(f"texture must lie in [0, 1], got {brief(texture)}")
+    factors = FaceFactors(**{name: value.to("cpu", torch.float32 if name in CONTINUOUS else torch.int64) for name, value in factors.items()})
     seeds_given = torch.is_tensor(texture_seed)
     if seeds_given and (texture_seed.shape != (len(factors),) or texture_seed.dtype != torch.int64):
-        raise DataError(f"texture_seed must be an integer or (N,) int64 for N = {len(factors)}, got {tuple(texture_seed.shape)} {texture_seed.dtype}")
+        raise DataError(f"texture_seed must be an integer or (N,) int64 for N = {len(factors)}, got {_what(texture_seed)}")
     key = _keys(0, texture_seed) if seeds_given else _keys(_whole("texture_seed", texture_seed, 0, 2 ** 63 - 1), torch.arange(len(factors), device="cpu"))
     n = max(1, 2 ** 18 // image_size ** 2)
     starts = range(0, len(factors), n)
     @torch.no_grad()
     def draw(i): return _draw(factors[i:i + n], key[i:i + n], image_size, texture)
-    if len(starts) == 0: return torch.empty(0, 3, image_size, image_size, dtype=torch.float32)
+    if len(starts) == 0: return torch.empty(0, 3, image_size, image_size, dtype=torch.float32, device="cpu")
     if len(starts) == 1 or torch.get_num_threads() == 1: return torch.cat([draw(i) for i in starts])
     with _one_thread() as threads, ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return torch.cat(list(pool.map(draw, starts)))
@@ -803,20 +836,12 @@ class SyntheticFaces(Dataset):
         return self._images if indices is None else self._images[_indices(indices, self.n)]
     batch = images
 
-def _indices(indices, n: int) -> Tensor:
-    "Indices as (N,) int64, refused outside 0...n - 1."
-    i = torch.as_tensor(list(indices) if isinstance(indices, range) else indices, device="cpu")
-    if i.shape == (0,): return i.to(torch.int64)
-    if i.dtype == torch.bool or i.is_floating_point() or i.dim() != 1: raise DataError(f"indices must be a list or tensor of whole numbers, got {tuple(i.shape)} {i.dtype}")
-    if len(i) and not (0 <= i.min() and i.max() < n): raise DataError(f"indices must lie between 0 and {n - 1}, got {i.min().item()} to {i.max().item()}")
-    return i.to(torch.int64)
-
 # %% ../nbs/00_data.ipynb #b7b04290
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 def find_images(folder: str | Path) -> list[Path]:
     "All images below `folder`, sorted by path; hidden ones and `__MACOSX` left out. Raises `DataError` if there is no such folder, or nothing in it."
-    folder = Path(folder)
+    folder = check_path("the folder", folder, DataError)
     if not folder.exists(): raise DataError(f"there is no folder {str(folder)!r}")
     if not folder.is_dir(): raise DataError(f"{str(folder)!r} is a file; a folder of images is needed")
     files = []
@@ -839,7 +864,8 @@ def read_image(path: str | Path, image_size: int = 64, channels: int = 3) -> Ten
     """
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
-    path, mode = Path(path), "RGB" if channels == 3 else "L"
+    path, mode = check_path("path", path, DataError), "RGB" if _grey_or_color(channels) == 3 else "L"
+    image_size = _whole("image_size", image_size, 1, 8192)
     try:
         if path.stat().st_size == 0: raise DataError(f"{str(path)!r} is empty (0 bytes)")
         with Image.open(path) as image:
@@ -856,15 +882,15 @@ def read_image(path: str | Path, image_size: int = 64, channels: int = 3) -> Ten
             pixels = np.array(image)
     except DataError: raise
     except UnidentifiedImageError: raise DataError(f"{str(path)!r} is not an image") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except Exception as error:                                         # a decoder that meets bytes it does not expect may raise anything
+        raise DataError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or ' '.join(str(error).split())[:120] or type(error).__name__}") from None
     return torch.from_numpy(pixels).view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
 
 # %% ../nbs/00_data.ipynb #996958be
 class TensorImages(Dataset):
     "Images in memory: N x C x H x W uint8. Items are C x H x W float32 in [-1, 1]; `batch(indices)` gives uint8."
     def __init__(self, images: Tensor):
-        if images.dtype != torch.uint8 or images.dim() != 4: raise DataError(f"images must be N x C x H x W uint8, got {tuple(images.shape)} {images.dtype}")
+        if not torch.is_tensor(images) or images.dtype != torch.uint8 or images.dim() != 4: raise DataError(f"images must be a tensor N x C x H x W uint8, got {_what(images)}")
         self.images, self.channels, self.image_size = images, images.shape[1], images.shape[-1]
     def __len__(self) -> int: return len(self.images)
     def __getitem__(self, i: int) -> Tensor: return to_float(self.images[i])
@@ -873,11 +899,13 @@ class TensorImages(Dataset):
 class FolderImages(Dataset):
     "Image files, decoded when they are asked for, by several threads. Items and `batch` as in `TensorImages`."
     def __init__(self, paths: list[Path], image_size: int = 64, channels: int = 3):
-        self.paths, self.image_size, self.channels = list(paths), image_size, channels
+        if not isinstance(paths, (list, tuple)) or not all(isinstance(path, (str, Path)) for path in paths): raise DataError(f"paths must be a list of paths, got {brief(paths)}")
+        self.paths, self.image_size, self.channels = list(paths), _whole("image_size", image_size, 1, 8192), _grey_or_color(channels)
     def __len__(self) -> int: return len(self.paths)
     def __getitem__(self, i: int) -> Tensor: return to_float(read_image(self.paths[i], self.image_size, self.channels))
     def batch(self, indices) -> Tensor:
         paths = [self.paths[i] for i in _indices(indices, len(self)).tolist()]
+        if not paths: return torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8, device="cpu")
         with ThreadPoolExecutor(_DECODERS) as pool: return torch.stack(list(pool.map(lambda path: read_image(path, self.image_size, self.channels), paths)))
 
 _DECODERS = min(8, os.cpu_count() or 1)
@@ -893,7 +921,7 @@ def _load_folder(paths: list[Path], image_size: int, channels: int, in_memory: b
     from tqdm import tqdm
     n = len(paths)
     if in_memory is None: in_memory = n * channels * image_size ** 2 <= _memory_limit()
-    kept = torch.empty(n, channels, image_size, image_size, dtype=torch.uint8) if in_memory else None
+    kept = torch.empty(n, channels, image_size, image_size, dtype=torch.uint8, device="cpu") if in_memory else None
     failed = []
     def decode(i):
         try: image = read_image(paths[i], image_size, channels)
@@ -910,7 +938,7 @@ def _load_folder(paths: list[Path], image_size: int, channels: int, in_memory: b
 # %% ../nbs/00_data.ipynb #0ed30d57
 class Part(Dataset):
     "Some items of a data set: those at `indices`. Has the data set's `channels` and `image_size`."
-    def __init__(self, dataset, indices: Tensor): self.dataset, self.indices = dataset, indices
+    def __init__(self, dataset, indices: Tensor): self.dataset, self.indices = dataset, _indices(indices, _length(dataset))
     def __len__(self) -> int: return len(self.indices)
     def __getitem__(self, i: int): return self.dataset[int(self.indices[i])]
     def __getattr__(self, name):
@@ -926,8 +954,8 @@ class Splits(NamedTuple):
 def random_split(dataset, valid_fraction: float = 0.2, seed: int = 0) -> Splits:
     "Any map-style data set, divided at random by `seed`. Raises `DataError` for a fraction outside (0, 1) and for fewer than two images."
     if isinstance(valid_fraction, bool) or not isinstance(valid_fraction, (int, float)) or not 0 < valid_fraction < 1:
-        raise DataError(f"valid_fraction must lie between 0 and 1, both excluded, got {valid_fraction!r}")
-    n = len(dataset)
+        raise DataError(f"valid_fraction must lie between 0 and 1, both excluded, got {brief(valid_fraction)}")
+    n = _length(dataset)
     if n < 2: raise DataError(f"at least two images are needed for training and validation, got {n}")
     held_out = min(max(round(n * valid_fraction), 1), n - 1)
     order = torch.randperm(n, generator=torch.Generator("cpu").manual_seed(_whole("seed", seed, 0, 2 ** 63 - 1)), device="cpu")
@@ -936,14 +964,25 @@ def random_split(dataset, valid_fraction: float = 0.2, seed: int = 0) -> Splits:
 # %% ../nbs/00_data.ipynb #b28439cc
 def _fetch(dataset, indices: Tensor) -> Tensor:
     "A batch from any map-style data set, as it comes: through its `batch` if it has one, else item by item."
+    if not len(indices): raise DataError("a batch needs at least one index")
     if callable(getattr(dataset, "batch", None)): return dataset.batch(indices)
-    items = [dataset[i] for i in indices.tolist()]
-    items = [item[0] if isinstance(item, (tuple, list)) and len(item) else item for item in items]
-    if not items: raise DataError("a batch needs at least one index")
-    for item in items:
-        if not torch.is_tensor(item): raise DataError(f"a data set's items must be tensors C x H x W, or tuples that begin with one, got {type(item).__name__}")
-        if item.shape != items[0].shape: raise DataError(f"all images must have one shape, got {tuple(items[0].shape)} and {tuple(item.shape)}")
+    items = [_item(dataset, i) for i in indices.tolist()]
+    for i, item in zip(indices.tolist(), items):
+        if item.shape != items[0].shape: raise DataError(f"all images must have one shape, but image {i} of the data set has {tuple(item.shape)} and image {indices[0]} {tuple(items[0].shape)}")
     return torch.stack(items)
+
+def _item(dataset, i: int) -> Tensor:
+    "The image of item i."
+    try: item = dataset[i]
+    except (LookupError, TypeError) as error: raise DataError(f"the data set gives no item {i}: {type(error).__name__}: {brief(error)}") from error
+    if isinstance(item, (tuple, list)) and len(item): item = item[0]
+    if not torch.is_tensor(item): raise DataError(f"image {i} of the data set must be a tensor C x H x W, or a tuple that begins with one, got {brief(item)}")
+    return item
+
+def _origin(dataset, i: int) -> int:
+    "The index that item i of a part has in the data set it is a part of."
+    while isinstance(dataset, Part): dataset, i = dataset.dataset, int(dataset.indices[i])
+    return i
 
 # %% ../nbs/00_data.ipynb #2cb7ec0b
 NAMES = ("faces", "celeba", "fashion_mnist", "mnist")
@@ -957,21 +996,23 @@ def open_dataset(name_or_path: str | Path = "faces", image_size: int = 64, chann
     `val` sub-folders. `in_memory`: keep a folder's images as bytes; None: if they fit. Raises `DataError`, in one line, before anything is trained.
     """
     _whole("image_size", image_size, 8, 1024)
-    if channels not in (None, 1, 3) or isinstance(channels, bool): raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels!r}")
+    if channels is not None: _grey_or_color(channels)
     if n is not None: _whole("n", n, 2, 2 ** 31)
     random_split(range(2), valid_fraction, seed)                               # refuses a bad fraction or seed before the work
-    if not isinstance(name_or_path, (str, Path)) or not str(name_or_path): raise DataError(f"the data set must be a name or a folder, got {name_or_path!r}")
+    if not isinstance(name_or_path, (str, Path)) or not str(name_or_path): raise DataError(f"the data set must be a name or a folder, got {brief(name_or_path)}")
+    if in_memory not in (None, True, False): raise DataError(f"in_memory must be True, False or None, got {brief(in_memory)}")
+    check_path("the data set", name_or_path, DataError)
     if name_or_path == "faces":
         images = SyntheticFaces(10_000 if n is None else n, image_size, seed).images()
         return random_split(TensorImages(_as_channels(images, channels or 3)), valid_fraction, seed)
-    root = Path(root) if root is not None else cache_folder()
+    root = check_path("root", root, DataError) if root is not None else cache_folder()
     if name_or_path in ("mnist", "fashion_mnist"):
         images = _small_classic(name_or_path, root)
         images = _resize_28(images[_choose(len(images), n, seed)], image_size)
         return random_split(TensorImages(_as_channels(images, channels or 1)), valid_fraction, seed)
     if name_or_path == "celeba": name_or_path = _celeba(root)
     elif isinstance(name_or_path, str) and not Path(name_or_path).exists() and not any(c in name_or_path for c in "/\\."):
-        raise DataError(f"unknown data set {name_or_path!r}: neither one of {', '.join(NAMES)} nor a folder")
+        raise DataError(f"unknown data set {brief(name_or_path)}: neither one of {', '.join(NAMES)} nor a folder")
     parts = [find_images(folder) for folder in _own_split(Path(name_or_path))]
     total = sum(map(len, parts))
     if n is not None and n > total: raise DataError(f"n must not exceed the {total} images of {str(name_or_path)!r}, got {n}")
@@ -1033,35 +1074,39 @@ def _celeba(root: Path) -> Path:
 
 def _download(get, name: str, files: str, source: str, where: Path):
     try: return get()
-    except (OSError, RuntimeError, ImportError, ValueError) as error:
-        raise DataError(f"cannot download {name!r} ({' '.join(str(error).split())[:120] or type(error).__name__}); put {files} from {source} into {str(where)!r}") from None
+    except Exception as error:                                         # of a network, an archive, a server's answer, torchvision's checks
+        raise DataError(f"cannot download {name!r} ({' '.join(str(error).split())[:60] or type(error).__name__}); put {files} from {source} into {str(where)!r}") from None
 
 # %% ../nbs/00_data.ipynb #4ebc71a3
-def load_batch(dataset, indices) -> Tensor:
+def load_batch(dataset, indices, shape: tuple[int, int, int] | None = None) -> Tensor:
     """The images at `indices` of any map-style data set: N x C x H x W float32 in [-1, 1].
 
     Items are C x H x W, float in [-1, 1] or uint8, or tuples that begin with one; a method `batch(indices)` is used if there is one. Raises `DataError` for items
-    that are no images: a wrong number of dimensions or channels (1 to 4 are allowed), another dtype, NaN or infinity, values outside [-1, 1].
+    that are no images: a wrong number of dimensions or channels (1 to 4 are allowed), another (C, H, W) than `shape` if that is given, another dtype, NaN or
+    infinity, values outside [-1, 1]. The message names the image by its index in the data set that was split.
     """
-    indices = _indices(indices, len(dataset))
+    indices = _indices(indices, _length(dataset))
     x = _fetch(dataset, indices)
-    if not torch.is_tensor(x) or x.dim() != 4: raise DataError(f"images must be C x H x W tensors, so that a batch is N x C x H x W, got {tuple(x.shape) if torch.is_tensor(x) else type(x).__name__}")
+    if not torch.is_tensor(x) or x.dim() != 4: raise DataError(f"images must be C x H x W tensors, so that a batch is N x C x H x W, got {_what(x)}")
+    if len(x) != len(indices): raise DataError(f"the data set's `batch` must give one image for each index, got {len(x)} for {len(indices)}")
     if not 1 <= x.shape[1] <= 4: raise DataError(f"images must have 1 to 4 channels, C x H x W, got {tuple(x.shape[1:])}" + (": channels last?" if x.shape[-1] <= 4 else ""))
+    if shape is not None and tuple(x.shape[1:]) != tuple(shape): raise DataError(f"images must have shape {tuple(shape)}, got {tuple(x.shape[1:])} for image {_origin(dataset, int(indices[0]))} of the data set")
     if x.dtype == torch.uint8: return to_float(x)
     if not x.is_floating_point(): raise DataError(f"images must be float in [-1, 1] or uint8, got {x.dtype}")
     x = x.to(torch.float32)
+    if not x.numel(): raise DataError(f"images must have at least one pixel, got {tuple(x.shape[1:])}")
     low, high = x.aminmax()
-    if not (math.isfinite(low) and math.isfinite(high)):
-        bad = int(indices[(~x.isfinite()).flatten(1).any(1).nonzero()[0, 0]])
-        raise DataError(f"image {bad} of the data set holds NaN or infinity")
-    if low < -1.001 or high > 1.001:
-        raise DataError(f"float images must lie in [-1, 1], got {low.item():.3g} to {high.item():.3g}" + ("; bytes 0 to 255 should be uint8" if high > 2 else ""))
-    return x
+    if -1.001 <= low and high <= 1.001: return x                       # neither holds when there is a NaN
+    k = (~(x.abs() <= 1.001)).flatten(1).any(1).nonzero()[0, 0]
+    bad, low, high = _origin(dataset, int(indices[k])), x[k].min().item(), x[k].max().item()
+    if not (math.isfinite(low) and math.isfinite(high)): raise DataError(f"image {bad} of the data set holds NaN or infinity")
+    raise DataError(f"float images must lie in [-1, 1], got {low:.3g} to {high:.3g} in image {bad} of the data set" + ("; bytes 0 to 255 should be uint8" if high > 2 else ""))
 
 # %% ../nbs/00_data.ipynb #97dbf309
 def random_flip(x: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
     "Each image of a batch N x C x H x W mirrored left to right with probability `p`. Raises `DataError` for another shape and for p outside [0, 1]."
-    if x.dim() != 4: raise DataError(f"a batch must be N x C x H x W, got {tuple(x.shape)}")
-    if not 0 <= p <= 1: raise DataError(f"p must lie in [0, 1], got {p}")
+    if not torch.is_tensor(x) or x.dim() != 4: raise DataError(f"a batch must be a tensor N x C x H x W, got {_what(x)}")
+    if not isinstance(p, (int, float)) or not 0 <= p <= 1: raise DataError(f"p must lie in [0, 1], got {brief(p)}")
+    if not isinstance(generator, (torch.Generator, type(None))): raise DataError(f"generator must be a torch.Generator or None, got {brief(generator)}")
     flip = torch.rand(len(x), generator=generator, device=x.device) < p
     return torch.where(flip[:, None, None, None], x.flip(-1), x)

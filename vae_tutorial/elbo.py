@@ -12,20 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .runtime import brief, check_type
+
 # %% auto #0
 __all__ = ['REFERENCE_WEIGHT', 'REFERENCE_VALUES', 'check_codes', 'kl_to_standard_normal', 'reparameterize', 'check_images',
-           'gaussian_nll', 'laplace_nll', 'bernoulli_nll', 'check_number', 'reconstruction_loss', 'laplace_scale',
-           'scaled_reconstruction_weight', 'ELBOLoss', 'elbo_loss']
+           'gaussian_nll', 'laplace_nll', 'bernoulli_nll', 'check_number', 'check_count', 'reconstruction_loss',
+           'laplace_scale', 'scaled_reconstruction_weight', 'ELBOLoss', 'elbo_loss']
 
 # %% ../nbs/01_elbo.ipynb #c41f67f0
 def check_codes(mean: Tensor, logvar: Tensor) -> None:
-    "Raise `ValueError` unless `mean` and `logvar` are floating-point tensors of one shape (N, latent_dim), neither size 0."
+    "Raise `ValueError` unless `mean` and `logvar` are floating-point tensors of one shape (N, latent_dim), neither size 0, on one device."
     for name, t in (("mean", mean), ("logvar", logvar)):
         if not isinstance(t, Tensor) or not t.is_floating_point():
             raise ValueError(f"{name} must be a floating-point tensor, got {getattr(t, 'dtype', type(t).__name__)}")
     if mean.shape != logvar.shape or mean.ndim != 2 or 0 in mean.shape:
         raise ValueError("mean and logvar must have one shape (N, latent_dim), neither size 0; "
                          f"got {tuple(mean.shape)} and {tuple(logvar.shape)}")
+    if mean.device != logvar.device: raise ValueError(f"mean and logvar must be on one device, got {mean.device} and {logvar.device}")
 
 # %% ../nbs/01_elbo.ipynb #c46afab4
 def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -42,28 +45,34 @@ def reparameterize(mean: Tensor, logvar: Tensor, generator: torch.Generator | No
     """Draw z = mean + exp(logvar/2) * eps, eps ~ N(0, I), so that gradients reach `mean` and `logvar`.
 
     `mean`, `logvar`: (N, latent_dim), `logvar` the natural logarithm of the variance. Returns (N, latent_dim). `generator` makes the
-    draw repeatable; by default torch's global one is used. Raises `ValueError` for shapes that differ.
+    draw repeatable; by default torch's global one is used. Raises `ValueError` for shapes that differ
+    and for another kind of generator.
     Source: Kingma and Welling, 2014.
     """
     check_codes(mean, logvar)
+    if generator is not None: check_type("generator", generator, torch.Generator, "a torch.Generator")
     eps = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
     return mean + torch.exp(0.5 * logvar) * eps
 
 # %% ../nbs/01_elbo.ipynb #0bc59555
 def check_images(x: Tensor, x_hat: Tensor) -> None:
-    "Raise `ValueError` unless `x` and `x_hat` are floating-point tensors of one shape (N, ...) with at least one value a datum."
+    "Raise `ValueError` unless `x` and `x_hat` are floating-point tensors of one shape (N, ...) with at least one value a datum, on one device."
     for name, t in (("x", x), ("x_hat", x_hat)):
         if not isinstance(t, Tensor) or not t.is_floating_point():
             raise ValueError(f"{name} must be a floating-point tensor, got {getattr(t, 'dtype', type(t).__name__)}")
     if x.shape != x_hat.shape or x.ndim < 2 or 0 in x.shape:
         raise ValueError("x and x_hat must have one shape (N, ...) with at least one value a datum; "
                          f"got {tuple(x.shape)} and {tuple(x_hat.shape)}")
+    if x.device != x_hat.device: raise ValueError(f"x and x_hat must be on one device, got {x.device} and {x_hat.device}")
 
 # %% ../nbs/01_elbo.ipynb #a46d4538
 def _positive_scale(name: str, value: float | Tensor, x: Tensor) -> Tensor:
+    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)) or isinstance(value, Tensor) and not value.is_floating_point():
+        raise ValueError(f"{name} must be a number or a floating-point tensor, got {brief(value)}")
     value = torch.as_tensor(value, dtype=torch.float64 if not isinstance(value, Tensor) else value.dtype)
-    if not bool((value > 0).all()) or not bool(value.isfinite().all()):
-        raise ValueError(f"{name} must be finite and above 0, got values in [{value.min():.3g}, {value.max():.3g}]")
+    if not value.numel() or not bool((value > 0).all()) or not bool(value.isfinite().all()):
+        raise ValueError(f"{name} must be finite and above 0, got "
+                         + (f"values in [{value.min():.3g}, {value.max():.3g}]" if value.numel() else "none"))
     if value.ndim > x.ndim or any(n not in (1, m) for n, m in zip(value.shape[::-1], x.shape[::-1])):
         raise ValueError(f"{name} must be a number or broadcast to the shape of x, {tuple(x.shape)}; got {tuple(value.shape)}")
     return value.to(x.dtype).to(x.device)
@@ -105,9 +114,15 @@ def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
 # %% ../nbs/01_elbo.ipynb #2961a23c
 def check_number(name: str, value: float, positive: bool = False) -> None:
     "Raise `ValueError` unless `value` is a finite number of at least 0 (`positive`: above 0)."
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not (ok and (value > 0 if positive else value >= 0)):
-        raise ValueError(f"{name} must be a finite number {'above' if positive else 'of at least'} 0, got {value!r}")
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (ok and 0 <= value < (2 ** 63 if isinstance(value, int) else math.inf) and (value or not positive)):
+        raise ValueError(f"{name} must be a finite number {'above' if positive else 'of at least'} 0, got {brief(value)}")
+
+def check_count(name: str, value: int, least: int = 1, most: int = 2 ** 31 - 1) -> None:
+    "Raise `ValueError` unless `value` is a whole number from `least` to `most`."
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        allowed = f"of at least {least}" if most == 2 ** 31 - 1 else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {allowed}, got {brief(value)}")
 
 # %% ../nbs/01_elbo.ipynb #5caf5b74
 def reconstruction_loss(x: Tensor, x_hat: Tensor, weight: float = 5000., norm: str = "l1") -> Tensor:
@@ -118,7 +133,7 @@ def reconstruction_loss(x: Tensor, x_hat: Tensor, weight: float = 5000., norm: s
     """
     check_images(x, x_hat)
     check_number("weight", weight)
-    if norm not in ("l1", "l2"): raise ValueError(f'norm must be "l1" or "l2", got {norm!r}')
+    if norm not in ("l1", "l2"): raise ValueError(f'norm must be "l1" or "l2", got {brief(norm)}')
     return weight * (F.l1_loss(x_hat, x) if norm == "l1" else F.mse_loss(x_hat, x))
 
 # %% ../nbs/01_elbo.ipynb #996d86f8
@@ -128,9 +143,10 @@ def laplace_scale(weight: float, image_size: int, channels: int = 3) -> float:
     """b = C*H*W / weight, the scale of the Laplace likelihood that `weight` * MAE stands for: about 39.3 at 3 x 256 x 256 and 5000.
 
     `weight` > 0; `image_size`: pixels on a side. Returns b in units of pixel values (data in [-1, 1]). Raises `ValueError`
-    for a weight or a size that is not positive.
+    for a weight that is not positive, or a size that is no whole number of at least 1.
     """
-    for name, value in (("weight", weight), ("image_size", image_size), ("channels", channels)): check_number(name, value, positive=True)
+    check_number("weight", weight, positive=True)
+    for name, value in (("image_size", image_size), ("channels", channels)): check_count(name, value)
     return channels * image_size ** 2 / weight
 
 # %% ../nbs/01_elbo.ipynb #07165674
@@ -138,12 +154,12 @@ def scaled_reconstruction_weight(rule: float | str, image_size: int, channels: i
     """The weight of the mean absolute error at an image size, from the paper's 5000 at 3 x 256 x 256.
 
     `rule`: a number is returned as it is; `"hold_weight"` is 5000 at every size; `"hold_scale"` is 5000 * C*H*W / (3*256*256), which
-    holds the Laplace scale b at the paper's 39.3. Raises `ValueError` for anything else, or a size that is not positive.
+    holds the Laplace scale b at the paper's 39.3. Raises `ValueError` for anything else, or a size that is no whole number of at least 1.
     """
-    for name, value in (("image_size", image_size), ("channels", channels)): check_number(name, value, positive=True)
+    for name, value in (("image_size", image_size), ("channels", channels)): check_count(name, value)
     if isinstance(rule, str):
         rules = {"hold_weight": REFERENCE_WEIGHT, "hold_scale": channels * image_size ** 2 / laplace_scale(REFERENCE_WEIGHT, 256)}
-        if rule not in rules: raise ValueError(f'reconstruction weight must be a number, "hold_weight" or "hold_scale", got {rule!r}')
+        if rule not in rules: raise ValueError(f'reconstruction weight must be a number, "hold_weight" or "hold_scale", got {brief(rule)}')
         return rules[rule]
     check_number("reconstruction weight", rule)
     return float(rule)

@@ -12,30 +12,42 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .elbo import check_count, check_number
 from .plotting import COLORS
+from .runtime import brief, check_path, check_type
 
 # %% auto #0
-__all__ = ['CURVES', 'check_batch', 'tile', 'finish', 'picture_rows', 'picture_grid', 'posterior_means', 'reconstructions',
-           'variants', 'transitions', 'samples', 'training_curves']
+__all__ = ['CURVES', 'check_batch', 'check_vae', 'tile', 'finish', 'picture_rows', 'picture_grid', 'posterior_means',
+           'reconstructions', 'variants', 'transitions', 'samples', 'training_curves']
 
 # %% ../nbs/07_faces.ipynb #871db3bf
 def check_batch(images: Tensor, name: str = "images") -> None:
-    "Raise `ValueError` unless `images` is a floating-point tensor (N, C, H, W), C 1 or 3, N at least 1."
+    "Raise `ValueError` unless `images` is a floating-point tensor (N, C, H, W), C 1 or 3, N at least 1, without NaN."
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        raise ValueError(f"{name} must be a floating-point tensor of shape (N, 1 or 3, H, W), got {tuple(getattr(images, 'shape', ()))}")
+        raise ValueError(f"{name} must be a floating-point tensor of shape (N, 1 or 3, H, W), got {tuple(images.shape) if isinstance(images, Tensor) and images.is_floating_point() else brief(images)}")
+    if images.isnan().any(): raise ValueError(f"{name} must be numbers, got NaN")
+
+def check_vae(model: nn.Module) -> None:
+    "Raise `ValueError` unless `model` is a network with `encode` and `decode`."
+    if not isinstance(model, nn.Module) or not all(callable(getattr(model, name, None)) for name in ("encode", "decode")):
+        raise ValueError(f"model must be a torch.nn.Module with encode and decode, got {brief(model)}")
 
 def _named(models) -> dict[str, nn.Module]:
     "A dictionary of models by name, from one model or a mapping."
-    return dict(models) if isinstance(models, Mapping) else {"": models}
+    named = dict(models) if isinstance(models, Mapping) else {"": models}
+    if not named: raise ValueError("models must hold at least one network")
+    for model in named.values(): check_vae(model)
+    return named
 
 # %% ../nbs/07_faces.ipynb #179f3758
 def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     """One picture of many: (N, C, H, W) in [-1, 1] -> (rows * (H + gap) - gap, columns * (W + gap) - gap, 4) in [0, 1], RGBA, gaps transparent.
 
-    Raises `ValueError` for another shape or `columns` below 1.
+    Raises `ValueError` for another shape `columns` below 1 or a negative `gap`.
     """
     check_batch(images)
-    if columns < 1: raise ValueError(f"columns must be at least 1, got {columns}")
+    check_count("columns", columns)
+    check_count("gap", gap, 0)
     n, _, h, w = images.shape
     rows = math.ceil(n / columns)
     sheet = torch.zeros(rows * (h + gap) - gap, columns * (w + gap) - gap, 4)
@@ -47,12 +59,16 @@ def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
 
 # %% ../nbs/07_faces.ipynb #e7bc48b6
 def finish(fig, path: str | Path | None):
-    "Save `fig` as PNG to `path` when given, take it off pyplot's list, and return it."
+    "Save `fig` as PNG to `path` when given, take it off pyplot's list, and return it. `ValueError` for what is no figure, and when `path` cannot be written."
     import matplotlib.pyplot as plt
-    if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        fig.savefig(path, dpi=150)
+    check_type("fig", fig, plt.Figure, "a figure")
     plt.close(fig)
+    if path is not None:
+        path = check_path("path", path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fig.savefig(path, dpi=150)
+        except OSError as error: raise ValueError(f"cannot write the figure {str(path)!r}: {error.strerror or error}") from None
     return fig
 
 def picture_rows(rows: Mapping[str, Tensor], title: str = "", columns: int | None = None, path: str | Path | None = None):
@@ -61,8 +77,9 @@ def picture_rows(rows: Mapping[str, Tensor], title: str = "", columns: int | Non
     Raises `ValueError` for no rows or another shape.
     """
     import matplotlib.pyplot as plt
-    if not rows: raise ValueError("rows must hold at least one strip of images")
-    sheets = [tile(images, columns or len(images)) for images in rows.values()]
+    if not isinstance(rows, Mapping) or not rows: raise ValueError(f"rows must be a dictionary of at least one strip of images, got {brief(rows)}")
+    for label, images in rows.items(): check_batch(images, f"the images of row {label!r}")
+    sheets = [tile(images, len(images) if columns is None else columns) for images in rows.values()]
     inches = [8 * s.shape[0] / s.shape[1] for s in sheets]
     fig, axes = plt.subplots(len(rows), 1, figsize=(8.6, sum(inches) + 0.1 * len(rows) + (0.35 if title else 0)), height_ratios=inches, squeeze=False)
     for ax, label, sheet in zip(axes[:, 0], rows, sheets):
@@ -74,8 +91,9 @@ def picture_rows(rows: Mapping[str, Tensor], title: str = "", columns: int | Non
     return finish(fig, path)
 
 def picture_grid(images: Tensor, columns: int, across: Sequence[str], down: Sequence[str], xlabel: str, ylabel: str, path: str | Path | None = None):
-    "A labeled grid of images (N, C, H, W): tick labels `across` and `down`, axis labels; saved to `path` when given."
+    "A labeled grid of images (N, C, H, W): tick labels `across` and `down`, axis labels; saved to `path` when given. `ValueError` for another shape."
     import matplotlib.pyplot as plt
+    for name, labels in (("across", across), ("down", down)): check_type(name, labels, (list, tuple), "a list of labels")
     sheet, (h, w) = tile(images, columns), images.shape[-2:]
     fig, ax = plt.subplots(figsize=(4.8, 4.8 * sheet.shape[0] / sheet.shape[1] + 0.3))
     ax.imshow(sheet.numpy(), interpolation="nearest")
@@ -89,7 +107,8 @@ def picture_grid(images: Tensor, columns: int, across: Sequence[str], down: Sequ
 # %% ../nbs/07_faces.ipynb #ae7fdc82
 @torch.no_grad()
 def posterior_means(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    "Mean and standard deviation of q(z|x) for `images`, each (N, latent_dim), from `model.encode`."
+    "Mean and standard deviation of q(z|x) for `images`, each (N, latent_dim), from `model.encode`. `ValueError` for another shape, and for a model without."
+    check_vae(model)
     check_batch(images)
     mean, logvar = model.encode(images.to(next(model.parameters()).device))
     return mean.float(), torch.exp(0.5 * logvar.float())
@@ -112,13 +131,16 @@ def variants(model: nn.Module, image: Tensor, latents: Sequence[int] = (0, 1), d
     """Figure 4: the decoded posterior mean of one image with two latents moved by -delta, 0 and +delta posterior standard deviations: 3 x 3.
 
     `image`: (C, H, W) or (1, C, H, W) in [-1, 1]; `latents`: the two indices, first across, second down. Returns the figure and saves a PNG to `path` when given.
-    Raises `ValueError` for another shape or an index out of range.
+    Raises `ValueError` for another shape an index out of range or a `delta` that is not positive.
     """
-    image = image if image.ndim == 4 else image[None]
+    check_vae(model)
+    if isinstance(image, Tensor) and image.ndim == 3: image = image[None]
+    check_batch(image, "image")
+    check_number("delta", delta, positive=True)
     if len(image) != 1: raise ValueError(f"variants takes one image, got {len(image)}")
     mean, std = posterior_means(model, image)
     d = mean.shape[1]
-    if len(latents) != 2 or not all(0 <= j < d for j in latents): raise ValueError(f"latents must be two indices from 0 to {d - 1}, got {tuple(latents)}")
+    if not isinstance(latents, (tuple, list)) or len(latents) != 2 or not all(type(j) is int and 0 <= j < d for j in latents): raise ValueError(f"latents must be two indices from 0 to {d - 1}, got {brief(latents)}")
     moves = [-delta, 0., delta]
     z = mean.repeat(9, 1)
     for k in range(9):
@@ -135,7 +157,8 @@ def transitions(models: nn.Module | Mapping[str, nn.Module], image_i: Tensor, im
     `image_i`, `image_j`: (C, H, W) in [-1, 1], the left and the right end. Returns the figure and saves a PNG to `path` when given.
     Raises `ValueError` for another shape or fewer than 2 steps.
     """
-    if steps < 2: raise ValueError(f"steps must be at least 2, got {steps}")
+    check_count("steps", steps, 2)
+    for name, image in (("image_i", image_i), ("image_j", image_j)): check_batch(image[None] if isinstance(image, Tensor) else image, f"{name}[None]")
     if image_i.shape != image_j.shape: raise ValueError(f"both images must have one shape, got {tuple(image_i.shape)} and {tuple(image_j.shape)}")
     rows = {}
     for name, model in _named(models).items():
@@ -151,9 +174,12 @@ def samples(models: nn.Module | Mapping[str, nn.Module], n: int = 12, seed: int 
 
     Returns the figure and saves a PNG to `path` when given. Raises `ValueError` for `n` below 1 or codes of another shape.
     """
-    if n < 1: raise ValueError(f"n must be at least 1, got {n}")
+    check_count("n", n)
+    check_count("seed", seed, 0, 2 ** 63 - 1)
+    if codes is not None and (not isinstance(codes, Tensor) or not codes.is_floating_point() or codes.ndim != 2 or 0 in codes.shape): raise ValueError(f"codes must be a floating-point tensor (n, latent_dim), got {brief(codes)}")
     rows = {}
     for name, model in _named(models).items():
+        if codes is None: check_count("the model's latent_dim", getattr(model, "latent_dim", None))
         z = codes if codes is not None else torch.randn(n, model.latent_dim, generator=torch.Generator().manual_seed(seed))
         rows[name] = model.decode(z.to(next(model.parameters()).device))
     return picture_rows(rows, "Generated from the prior" if codes is None else "Generated", columns=min(len(z), 12), path=path)
@@ -167,11 +193,14 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]] | Seq
     """Loss terms, sigma and moments against the step; one color a run.
 
     `histories`: the `history` of a run, or a mapping of names to several. Returns the figure and saves a PNG to `path` when given.
-    Raises `ValueError` for an empty history.
+    Raises `ValueError` for an empty history, for other records, and for more than 4 runs.
     """
     import matplotlib.pyplot as plt
     runs = dict(histories) if isinstance(histories, Mapping) else {"": histories}
+    for history in runs.values():
+        if not isinstance(history, (list, tuple)) or not all(isinstance(record, Mapping) and "step" in record for record in history): raise ValueError(f"a history must be a list of records with a step each, got {brief(history)}")
     if not runs or not all(runs.values()): raise ValueError("a history must hold at least one record")
+    if len(runs) > 4: raise ValueError(f"at most 4 histories have colors of their own, got {len(runs)}")
     fig, axes = plt.subplots(2, 3, figsize=(9, 4.6), sharex=True)
     for ax, (title, keys) in zip(axes.flat, CURVES.items()):
         for (name, history), color in zip(runs.items(), (COLORS["grey"], COLORS["phi"], COLORS["theta"], COLORS["prior"])):

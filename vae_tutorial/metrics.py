@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .elbo import check_count, check_number
+from .runtime import brief
+
 # %% auto #0
 __all__ = ['psnr', 'ssim', 'power_spectrum', 'radial_power_spectrum', 'high_frequency_energy', 'pyramid_down', 'pyramid_up',
            'laplacian_pyramid', 'sliced_wasserstein', 'patch_swd']
@@ -35,17 +38,6 @@ def _check_pair(x: Tensor, x_hat: Tensor, names: tuple[str, str], smallest: int 
     dtype = torch.promote_types(x.dtype, x_hat.dtype)
     return x.to(dtype), x_hat.to(dtype)
 
-def _check_data_range(value: float) -> None:
-    "`ValueError` unless `value` is a finite number above 0."
-    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ValueError(f"data_range must be a finite number above 0, got {value!r}")
-
-def _check_count(value: int, name: str, low: int, high: float = math.inf) -> None:
-    "`ValueError` unless `value` is a whole number from `low` to `high`."
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        allowed = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ValueError(f"{name} must be a whole number {allowed}, got {value!r}")
-
 # %% ../nbs/08_metrics.ipynb #722ffccb
 def psnr(x: Tensor, x_hat: Tensor, data_range: float = 2.) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB, (N,): 10 log10(data_range^2 / mean squared error), infinite for equal images.
@@ -55,7 +47,7 @@ def psnr(x: Tensor, x_hat: Tensor, data_range: float = 2.) -> Tensor:
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
     x, x_hat = _check_pair(x, x_hat, ("x", "x_hat"))
-    _check_data_range(data_range)
+    check_number("data_range", data_range, positive=True)
     return peak_signal_noise_ratio(x_hat, x, data_range=float(data_range), dim=(1, 2, 3), reduction="none")
 
 # %% ../nbs/08_metrics.ipynb #cad69f37
@@ -67,7 +59,7 @@ def ssim(x: Tensor, x_hat: Tensor, data_range: float = 2.) -> Tensor:
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
     x, x_hat = _check_pair(x, x_hat, ("x", "x_hat"), smallest=11)
-    _check_data_range(data_range)
+    check_number("data_range", data_range, positive=True)
     half = data_range / 2
     return structural_similarity_index_measure(x_hat + half, x + half, data_range=float(data_range), reduction="none")
 
@@ -102,7 +94,7 @@ def radial_power_spectrum(images: Tensor, bins: int | None = None) -> tuple[Tens
     power = power_spectrum(images).mean(0)
     most = min(power.shape) // 2
     bins = most if bins is None else bins
-    _check_count(bins, "bins", 1, most)
+    check_count("bins", bins, 1, most)
     radius = _radius(power)
     ring = (2 * bins * radius - 1e-4).ceil().long() - 1      # the slack puts k/bins into ring k against rounding
     inside = (ring >= 0) & (ring < bins)
@@ -118,8 +110,8 @@ def high_frequency_energy(images: Tensor, cutoff: float = 0.25) -> Tensor:
     its neighbors, 1/H and 1/W away. `cutoff`: from 0 to below 0.7 (a pixel grid ends at 0.5 along and 0.707 across).
     White noise of variance s^2 has about s^2 (1 - pi cutoff^2), for a cutoff up to 0.5. Raises `ValueError` for other images or cutoffs.
     """
-    if not isinstance(cutoff, (int, float)) or not 0 <= cutoff < 0.7:
-        raise ValueError(f"cutoff must be from 0 to below 0.7 cycles per pixel, got {cutoff!r}")
+    if not isinstance(cutoff, (int, float)) or isinstance(cutoff, bool) or not 0 <= cutoff < 0.7:
+        raise ValueError(f"cutoff must be from 0 to below 0.7 cycles per pixel, got {brief(cutoff)}")
     power = power_spectrum(images)
     return (power * (_radius(power) > cutoff)).mean((1, 2))
 
@@ -132,11 +124,12 @@ def _smooth(x: Tensor, gain: float = 1.) -> Tensor:
 
 # %% ../nbs/08_metrics.ipynb #55b1aefa
 def pyramid_down(x: Tensor) -> Tensor:
-    "Smooth and keep each second pixel: (N, C, H, W) -> (N, C, H/2, W/2)."
-    return _smooth(x)[..., ::2, ::2].contiguous()
+    "Smooth and keep each second pixel: (N, 1 or 3, H, W) -> (N, 1 or 3, H/2, W/2), at least 3 pixels a side. `ValueError` for other images."
+    return _smooth(_check_images(x, "x", 3))[..., ::2, ::2].contiguous()
 
 def pyramid_up(x: Tensor) -> Tensor:
-    "Insert zeros and smooth: (N, C, H, W) -> (N, C, 2H, 2W)."
+    "Insert zeros and smooth: (N, 1 or 3, H, W) -> (N, 1 or 3, 2H, 2W), at least 2 pixels a side. `ValueError` for other images."
+    x = _check_images(x, "x", 2)
     wide = x.new_zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
     wide[..., ::2, ::2] = x
     return _smooth(wide, gain=2.)
@@ -149,7 +142,7 @@ def laplacian_pyramid(images: Tensor, levels: int) -> list[Tensor]:
     Raises `ValueError` for other images or `levels`.
     """
     images, pyramid = _check_images(images), []
-    _check_count(levels, "levels", 1)
+    check_count("levels", levels, 1, 30)
     step, (h, w) = 2 ** (levels - 1), images.shape[2:]
     if h % step or w % step or (levels > 1 and min(h, w) < 2 * step):
         raise ValueError(f"{levels} levels need sides divisible by {step} and at least {2 * step} pixels, got {h} x {w}")
@@ -175,11 +168,12 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 512, seed: int = 
     """
     for name, value in (("a", a), ("b", b)):
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim != 2 or value.numel() == 0:
-            raise ValueError(f"{name} must be a floating-point tensor of shape (n, dim), got {tuple(getattr(value, 'shape', ()))}")
+            got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else brief(value)
+            raise ValueError(f"{name} must be a floating-point tensor of shape (n, dim), got {got}")
         if not value.isfinite().all(): raise ValueError(f"{name} must be finite, got NaN or infinite values")
     if a.shape != b.shape: raise ValueError(f"a and b must have one shape (n, dim), got {tuple(a.shape)} and {tuple(b.shape)}")
-    _check_count(directions, "directions", 1)
-    _check_count(seed, "seed", 0)
+    check_count("directions", directions)
+    check_count("seed", seed, 0, 2 ** 63 - 1)
     dtype = torch.promote_types(torch.float32, torch.promote_types(a.dtype, b.dtype))
     a, b, generator = a.to(dtype), b.to(dtype), torch.Generator("cpu").manual_seed(seed)
     theta = F.normalize(torch.randn(directions, a.shape[1], generator=generator, dtype=dtype, device="cpu"), dim=1).to(a.device)
@@ -202,15 +196,15 @@ def patch_swd(real: Tensor, fake: Tensor, patch: int = 7, n_patches: int = 128, 
     float32. Raises `ValueError` for other images, counts or a `normalize`, and for a patch that does not fit the coarsest level.
     """
     real, fake = _check_pair(real, fake, ("real", "fake"))
-    if normalize not in ("each", "real"): raise ValueError(f'normalize must be "each" or "real", got {normalize!r}')
+    if normalize not in ("each", "real"): raise ValueError(f'normalize must be "each" or "real", got {brief(normalize)}')
     side = min(real.shape[2:])
     if levels is None:
         levels = 1
         while side >> levels >= 16 and all(n % 2**levels == 0 for n in real.shape[2:]): levels += 1
     pyramids = [laplacian_pyramid(images.float(), levels) for images in (real, fake)]
-    _check_count(patch, "patch", 1, side >> levels - 1)
-    for value, name in ((n_patches, "n_patches"), (directions, "directions")): _check_count(value, name, 1)
-    _check_count(seed, "seed", 0)
+    check_count("patch", patch, 1, side >> levels - 1)
+    for name, value in (("n_patches", n_patches), ("directions", directions)): check_count(name, value)
+    check_count("seed", seed, 0, 2 ** 63 - 1)
     generator, distances = torch.Generator("cpu").manual_seed(seed), {}
     which = torch.arange(len(real), device=real.device).repeat_interleave(n_patches)
     for pair in zip(*pyramids):

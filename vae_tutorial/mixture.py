@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from .elbo import check_codes, kl_to_standard_normal
+from .elbo import check_codes, check_count, kl_to_standard_normal
+from .runtime import brief
 
 # %% auto #0
 __all__ = ['Estimate', 'MixturePosterior', 'population_moments', 'population_kl', 'KLDecomposition', 'kl_decomposition',
@@ -28,25 +29,30 @@ class Estimate(NamedTuple):
 class MixturePosterior:
     """The population's posterior q(z) = 1/N sum_i N(z; mean_i, diag exp(logvar_i)), on `torch.distributions`.
 
-    `mean`, `logvar`: (N, latent_dim). Raises `ValueError` for shapes that differ.
+    `mean`, `logvar`: (N, latent_dim). Raises `ValueError` for shapes that differ, and for codes that are no density: not finite, or of standard deviation 0.
     """
     def __init__(self, mean: Tensor, logvar: Tensor):
         check_codes(mean, logvar)
+        std = torch.exp(0.5 * logvar)
+        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+            raise ValueError("mean must be finite, and exp(logvar / 2) finite and above 0; got NaN, infinity or an underflow")
         self.mean, self.logvar = mean, logvar
-        self.components = Independent(Normal(mean, torch.exp(0.5 * logvar)), 1)
+        self.components = Independent(Normal(mean, std), 1)
         self.distribution = MixtureSameFamily(Categorical(logits=mean.new_zeros(len(mean))), self.components)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        "log q(z) in nats for `z` (..., latent_dim): shape (...). Raises `ValueError` for another last dimension."
-        if z.shape[-1:] != self.mean.shape[1:]:
-            raise ValueError(f"z must have shape (..., {self.mean.shape[1]}), got {tuple(z.shape)}")
+        "log q(z) in nats for `z` (..., latent_dim): shape (...). Raises `ValueError` for another last dimension, and for NaN."
+        if not isinstance(z, Tensor) or not z.is_floating_point() or z.shape[-1:] != self.mean.shape[1:]:
+            raise ValueError(f"z must be a floating-point tensor (..., {self.mean.shape[1]}), got {tuple(z.shape) if isinstance(z, Tensor) else brief(z)}")
+        if z.isnan().any(): raise ValueError("z must be numbers, got NaN")
+        if not z.numel(): return z.new_zeros(z.shape[:-1])
         rows = max(1, 2 ** 24 // self.mean.numel())  # bounds the (rows, N, latent_dim) array that the density needs
         parts = [self.distribution.log_prob(part) for part in z.reshape(-1, z.shape[-1]).split(rows)]
         return torch.cat(parts).reshape(z.shape[:-1])
 
     def sample(self, n: int) -> Tensor:
         "`n` draws from q: (n, latent_dim), from torch's global generator. Raises `ValueError` for n below 1."
-        if n < 1: raise ValueError(f"n must be at least 1, got {n}")
+        check_count("n", n)
         i = torch.randint(len(self.mean), (n,), device=self.mean.device)
         return self.mean[i] + torch.exp(0.5 * self.logvar[i]) * torch.randn_like(self.mean[i])
 
@@ -56,7 +62,7 @@ class MixturePosterior:
 
     def kl_to_prior(self, n_samples: int = 10_000) -> Estimate:
         "KL(q || N(0, I)) = E_q[log q - log p] by Monte Carlo over `n_samples` >= 2 draws of q."
-        if n_samples < 2: raise ValueError(f"n_samples must be at least 2, got {n_samples}")
+        check_count("n_samples", n_samples, least=2)
         z = self.sample(n_samples)
         prior = Independent(Normal(torch.zeros_like(z[0]), torch.ones_like(z[0])), 1)
         ratio = self.log_prob(z) - prior.log_prob(z)
@@ -72,7 +78,7 @@ def population_moments(mean: Tensor, logvar: Tensor, variance: str = "total") ->
     """
     check_codes(mean, logvar)
     if variance not in ("total", "between"):
-        raise ValueError(f'variance must be "total" or "between", got {variance!r}')
+        raise ValueError(f'variance must be "total" or "between", got {brief(variance)}')
     if variance == "between" and len(mean) == 1:
         raise ValueError('variance="between" needs a batch of at least 2: '
                          'the variance of one mean is 0 and its KL infinite')
@@ -111,7 +117,7 @@ def kl_decomposition(mean: Tensor, logvar: Tensor, n_samples: int = 1000) -> KLD
     at once: (n_samples, N, latent_dim). The gap is the rest. Raises `ValueError` for shapes that differ or fewer than
     2 samples.
     """
-    if n_samples < 2: raise ValueError(f"n_samples must be at least 2, got {n_samples}")
+    check_count("n_samples", n_samples, least=2)
     q = MixturePosterior(mean, logvar)
     average, moments = kl_to_standard_normal(mean, logvar).mean(), population_kl(mean, logvar, "total")
     z = mean + torch.exp(0.5 * logvar) * torch.randn(n_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
@@ -127,7 +133,7 @@ def small_batch_bias(latent_dim: int, batch_size: int) -> float:
     latent_dim/2 * (log(N/2) - digamma((N-1)/2)), about latent_dim/N, for `batch_size` N >= 2. Raises `ValueError` for a
     smaller one or a `latent_dim` below 1.
     """
-    if latent_dim < 1: raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
-    if batch_size < 2: raise ValueError(f"batch_size must be at least 2, got {batch_size}")
+    check_count("latent_dim", latent_dim)
+    check_count("batch_size", batch_size, least=2)
     half = torch.tensor((batch_size - 1) / 2, dtype=torch.float64)
     return latent_dim / 2 * (math.log(batch_size / 2) - torch.digamma(half).item())

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .elbo import check_number
-from .resnet import SameConv2d, check_count, check_maps, make_norm
+from .elbo import check_count, check_number
+from .resnet import SameConv2d, check_maps, make_norm
+from .runtime import brief
 
 # %% auto #0
 __all__ = ['check_counts', 'check_logits', 'PatchDiscriminator', 'receptive_field', 'scaled_strides', 'discriminator_loss',
@@ -19,17 +20,19 @@ __all__ = ['check_counts', 'check_logits', 'PatchDiscriminator', 'receptive_fiel
 # %% ../nbs/05_patchgan.ipynb #3b138205
 def check_counts(name: str, values: tuple[int, ...]) -> None:
     "Raise `ValueError` unless `values` is a tuple or list, not empty, of whole numbers of at least 1."
-    whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1
+    whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v < 2 ** 31
     if not isinstance(values, (tuple, list)) or not values or not all(map(whole, values)):
-        raise ValueError(f"{name} must be a tuple of whole numbers of at least 1, got {values!r}")
+        raise ValueError(f"{name} must be a tuple of whole numbers of at least 1, got {brief(values)}")
 
 def check_logits(**logits: Tensor) -> None:
-    "Raise `ValueError` unless all `logits` (by name) are floating-point tensors of one shape, not empty."
+    "Raise `ValueError` unless all `logits` (by name) are floating-point tensors of one shape on one device, not empty."
     for name, t in logits.items():
         if not isinstance(t, Tensor) or not t.is_floating_point() or not t.numel():
             got = f"{tuple(t.shape)} of {t.dtype}" if isinstance(t, Tensor) else type(t).__name__
             raise ValueError(f"{name} must be a floating-point tensor, not empty, got {got}")
     shapes = [tuple(t.shape) for t in logits.values()]
+    devices = [str(t.device) for t in logits.values()]
+    if len(set(devices)) > 1: raise ValueError(f"{' and '.join(logits)} must be on one device, got {' and '.join(devices)}")
     if len(set(shapes)) > 1:
         raise ValueError(f"{' and '.join(logits)} must have one shape, got {' and '.join(map(str, shapes))}")
 
@@ -46,13 +49,14 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, in_channels: int = 3, channels: tuple[int, ...] = (128, 128, 128, 64, 64, 1),
                  strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1), norm: str = "affine", dropout: float = 0.):
         super().__init__()
+        check_count("in_channels", in_channels)
         check_counts("channels", channels)
         check_counts("strides", strides)
         if len(channels) != len(strides):
             raise ValueError(f"channels and strides must have one entry a layer, got {len(channels)} and {len(strides)}")
         if channels[-1] != 1: raise ValueError(f"the last of channels must be 1, the logit, got {channels[-1]}")
         if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
+            raise ValueError(f"dropout must lie in [0, 1), got {brief(dropout)}")
         self.in_channels, layers = in_channels, []
         for before, after, stride in zip((in_channels, *channels), channels, strides):
             layers += [SameConv2d(before, after, 3, stride), make_norm(norm, after)]
@@ -61,8 +65,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.in_channels)
-        if 0 in x.shape: raise ValueError(f"x must have shape (N, {self.in_channels}, H, W), no size 0, got {tuple(x.shape)}")
+        check_maps(x, self.in_channels, weight=self.layers[0].weight)
         return self.layers(x)
 
 # %% ../nbs/05_patchgan.ipynb #a20fb9cf

@@ -11,33 +11,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .elbo import reparameterize
+from .elbo import check_count, reparameterize
+from .runtime import brief, check_type
 
 # %% auto #0
-__all__ = ['NORM_EPS', 'glorot_', 'check_count', 'check_maps', 'SameConv2d', 'SameConvTranspose2d', 'ChannelAffine', 'make_norm',
+__all__ = ['NORM_EPS', 'glorot_', 'check_floats', 'check_maps', 'SameConv2d', 'SameConvTranspose2d', 'ChannelAffine', 'make_norm',
            'norm_relu', 'three_convolutions', 'IdentityBlock', 'DownBlock', 'UpBlock', 'check_architecture',
            'ResidualEncoder', 'without_autocast', 'GaussianSampler', 'ResidualDecoder', 'ResidualVAE',
-           'count_parameters']
+           'count_parameters', 'scaled_init_']
 
 # %% ../nbs/04_resnet.ipynb #97609f58
 def glorot_(layer: nn.Module) -> None:
-    "Glorot-uniform weights and zero bias, in place: the reference's initialization (Glorot and Bengio, 2010)."
+    "Glorot-uniform weights and zero bias, in place: the reference's initialization (Glorot and Bengio, 2010). `ValueError` without them."
+    if not all(isinstance(getattr(layer, name, None), Tensor) for name in ("weight", "bias")): raise ValueError(f"layer must have a weight and a bias, got {brief(layer)}")
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 # %% ../nbs/04_resnet.ipynb #c754b87c
-def check_count(name: str, value: int, least: int = 1) -> None:
-    "Raise `ValueError` unless `value` is a whole number of at least `least`."
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+def check_floats(name: str, t: Tensor, weight: Tensor | None = None) -> None:
+    "Raise `ValueError` unless `t` is a floating-point tensor, on the device of `weight` if that is given."
+    if not isinstance(t, Tensor) or not t.is_floating_point():
+        raise ValueError(f"{name} must be a floating-point tensor, got {getattr(t, 'dtype', type(t).__name__)}")
+    if weight is not None and t.device != weight.device: raise ValueError(f"{name} must be on {weight.device}, as the weights are, got {t.device}")
 
-def check_maps(x: Tensor, channels: int, size: int | None = None) -> None:
-    "Raise `ValueError` unless `x` is a floating-point tensor (N, channels, H, W), with H = W = `size` if one is given."
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise ValueError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
-    if x.ndim != 4 or x.shape[1] != channels or (size is not None and tuple(x.shape[2:]) != (size, size)):
+def check_maps(x: Tensor, channels: int, size: int | None = None, weight: Tensor | None = None) -> None:
+    """Raise `ValueError` unless `x` is a floating-point tensor (N, channels, H, W), no size 0, with H = W = `size` if one is given.
+
+    `weight`: a parameter whose device `x` must be on, and whose dtype it must have unless autocast is on.
+    """
+    check_floats("x", x, weight)
+    if x.ndim != 4 or x.shape[1] != channels or (size is not None and tuple(x.shape[2:]) != (size, size)) or 0 in x.shape:
         sides = "H, W" if size is None else f"{size}, {size}"
-        raise ValueError(f"x must have shape (N, {channels}, {sides}), got {tuple(x.shape)}")
+        raise ValueError(f"x must have shape (N, {channels}, {sides}), got {tuple(x.shape)}" + (": no size may be 0" if 0 in x.shape else ""))
+    if weight is not None and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"x must be {weight.dtype}, as the weights are, got {x.dtype}")
 
 # %% ../nbs/04_resnet.ipynb #8c5cad86
 class SameConv2d(nn.Conv2d):
@@ -54,7 +61,7 @@ class SameConv2d(nn.Conv2d):
         glorot_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.in_channels)
+        check_maps(x, self.in_channels, weight=self.weight)
         k, s = self.kernel_size[0], self.stride[0]
         if k == 1: return super().forward(x)
         if s == 1: return F.conv2d(x, self.weight, self.bias, padding=k // 2)
@@ -76,7 +83,7 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         glorot_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.in_channels)
+        check_maps(x, self.in_channels, weight=self.weight)
         return super().forward(x)[..., :-1, :-1]
 
 # %% ../nbs/04_resnet.ipynb #99c712dd
@@ -96,7 +103,7 @@ class ChannelAffine(nn.Module):
         self.register_buffer("ones", torch.ones(channels), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, len(self.weight))
+        check_maps(x, len(self.weight), weight=self.weight)
         return F.batch_norm(x, self.zeros, self.ones, self.weight, self.bias, False, 0., NORM_EPS)
 
 # %% ../nbs/04_resnet.ipynb #34276e3a
@@ -108,7 +115,7 @@ def make_norm(norm: str, channels: int) -> nn.Module:
     check_count("channels", channels)
     if norm == "affine": return ChannelAffine(channels)
     if norm == "batch": return nn.BatchNorm2d(channels, eps=NORM_EPS, momentum=0.01)
-    raise ValueError(f'norm must be "affine" or "batch", got {norm!r}')
+    raise ValueError(f'norm must be "affine" or "batch", got {brief(norm)}')
 
 # %% ../nbs/04_resnet.ipynb #004c6583
 def norm_relu(norm: str, channels: int, layer: nn.Module) -> list[nn.Module]:
@@ -135,7 +142,7 @@ class IdentityBlock(nn.Module):
         self.channels, self.branch = channels, three_convolutions(channels, 1, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.channels)
+        check_maps(x, self.channels, weight=self.branch[0].weight)
         return x + self.branch(x)
 
 # %% ../nbs/04_resnet.ipynb #91b39ba2
@@ -152,7 +159,7 @@ class DownBlock(nn.Module):
         self.skip = nn.Sequential(*norm_relu(norm, channels, SameConv2d(channels, channels, 1, 2)))
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.channels)
+        check_maps(x, self.channels, weight=self.branch[0].weight)
         return self.branch(x) + self.skip(x)
 
 # %% ../nbs/04_resnet.ipynb #4b0bec75
@@ -170,7 +177,7 @@ class UpBlock(nn.Module):
         self.skip = nn.Sequential(*norm_relu(norm, in_channels, SameConvTranspose2d(in_channels, out_channels)))
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.in_channels)
+        check_maps(x, self.in_channels, weight=self.branch[0].weight)
         return self.branch(x) + self.skip(x)
 
 # %% ../nbs/04_resnet.ipynb #0e225105
@@ -199,7 +206,7 @@ class ResidualEncoder(nn.Module):
         super().__init__()
         check_count("identity", identity, least=0)
         check_architecture(image_size, in_channels, width, latent_dim, blocks)
-        if input_norm not in ("layer", "none"): raise ValueError(f'input_norm must be "layer" or "none", got {input_norm!r}')
+        if input_norm not in ("layer", "none"): raise ValueError(f'input_norm must be "layer" or "none", got {brief(input_norm)}')
         self.image_size, self.in_channels = image_size, in_channels
         self.input_norm = nn.LayerNorm((image_size, image_size), eps=NORM_EPS) if input_norm == "layer" else nn.Identity()
         self.stem = SameConv2d(in_channels, width)
@@ -208,13 +215,15 @@ class ResidualEncoder(nn.Module):
         self.head = SameConv2d(width, latent_dim // 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.in_channels, self.image_size)
+        check_maps(x, self.in_channels, self.image_size, self.stem.weight)
         return self.head(self.stages(self.stem(self.input_norm(x))))
 
 # %% ../nbs/04_resnet.ipynb #7e6b4dd8
 def without_autocast(device_type: str) -> AbstractContextManager:
-    "A context in which autocast is off; one that does nothing where `device_type` has no autocast."
-    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()
+    "A context in which autocast is off; one that does nothing where `device_type` has no autocast. `ValueError` for what is no type of device."
+    try: available = torch.amp.is_autocast_available(device_type)
+    except (RuntimeError, TypeError): raise ValueError(f'device_type must be a type of device, such as "cpu" or "cuda", got {brief(device_type)}') from None
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 # %% ../nbs/04_resnet.ipynb #d769fd02
 class GaussianSampler(nn.Module):
@@ -230,8 +239,9 @@ class GaussianSampler(nn.Module):
         for head in (self.mean, self.logvar): glorot_(head)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        check_floats("h", h, self.mean.weight)
         features = self.mean.in_features
-        if h.ndim < 2 or h[0].numel() != features: raise ValueError(f"h must have {features} values a datum, got shape {tuple(h.shape)}")
+        if h.ndim < 2 or h.shape[1:].numel() != features: raise ValueError(f"h must have {features} values a datum, got shape {tuple(h.shape)}")
         with without_autocast(h.device.type):  # codes in float32 or better, even under autocast
             h = h.flatten(1).to(self.mean.weight.dtype)
             return self.mean(h), self.logvar(h)
@@ -260,6 +270,7 @@ class ResidualDecoder(nn.Module):
         self.head = SameConv2d(out_channels, out_channels, 1)
 
     def forward(self, z: Tensor) -> Tensor:
+        check_floats("z", z, self.seed.weight)
         if z.ndim != 2 or z.shape[1] != self.latent_dim: raise ValueError(f"z must have shape (N, {self.latent_dim}), got {tuple(z.shape)}")
         with without_autocast(z.device.type): h = self.seed(z.to(self.seed.weight.dtype))
         return self.head(self.stages(self.stem(h.unflatten(1, self.seed_shape))))
@@ -270,17 +281,19 @@ class ResidualVAE(nn.Module):
 
     `image_size`: pixels on a side, divisible by 2**`blocks`; `in_channels`: 1 or more; `width`: channels inside; `latent_dim`: divisible
     by 8; `encoder_identity`, `decoder_identity`: identity blocks a stage; `norm`: `"affine"` or `"batch"`; `input_norm`: `"layer"` or
-    `"none"`. The defaults are the reference's: 10,957,740 trainable parameters. Raises `ValueError` that names the argument.
-    Source: the paper's Figure 3.
+    `"none"`; `init`: `"glorot"` (the reference's) or `"scaled"` (`scaled_init_`, ours, for short runs). The defaults are the
+    reference's: 10,957,740 trainable parameters. Raises `ValueError` that names the argument. Source: the paper's Figure 3.
     """
     def __init__(self, image_size: int = 256, in_channels: int = 3, width: int = 128, latent_dim: int = 512, blocks: int = 6,
-                 encoder_identity: int = 2, decoder_identity: int = 1, norm: str = "affine", input_norm: str = "layer"):
+                 encoder_identity: int = 2, decoder_identity: int = 1, norm: str = "affine", input_norm: str = "layer", init: str = "glorot"):
         super().__init__()
+        if init not in ("glorot", "scaled"): raise ValueError(f'init must be "glorot" or "scaled", got {brief(init)}')
         check_architecture(image_size, in_channels, width, latent_dim, blocks, encoder_identity, decoder_identity)
         self.image_size, self.in_channels, self.latent_dim = image_size, in_channels, latent_dim
         self.encoder = ResidualEncoder(image_size, in_channels, width, latent_dim, blocks, encoder_identity, norm, input_norm)
         self.sampler = GaussianSampler(latent_dim // 8 * (image_size // 2 ** blocks) ** 2, latent_dim)
         self.decoder = ResidualDecoder(image_size, in_channels, width, latent_dim, blocks, decoder_identity, norm)
+        if init == "scaled": scaled_init_(self)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior of `x` (N, in_channels, image_size, image_size) in [-1, 1]: mean and logvar, each (N, latent_dim).
@@ -300,5 +313,29 @@ class ResidualVAE(nn.Module):
 
 # %% ../nbs/04_resnet.ipynb #fb8124bb
 def count_parameters(module: nn.Module) -> int:
-    "Number of trainable values in `module`."
+    "Number of trainable values in `module`. `ValueError` for anything but a module."
+    check_type("module", module, nn.Module, "a torch.nn.Module")
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+# %% ../nbs/04_resnet.ipynb #98027630
+@torch.no_grad()
+def scaled_init_(model: nn.Module, branch: float = 0.1, logvar: float = -3.) -> None:
+    """Weights under which a signal keeps its scale through `model`, a `ResidualVAE`, in place. Ours: the reference starts from `glorot_`.
+
+    Convolutions: normal, variance 2 / fan_in behind a ReLU, 1 / fan_in elsewhere. Transposed ones: such a mix of channels times the
+    bilinear profile. The last layer of each residual branch: times `branch`. Posteriors start near exp(`logvar`). Draws from torch's global
+    generator. Source: He et al., 2015; Long et al., 2015; Zhang et al., 2019. Raises `ValueError` for another model.
+    """
+    check_type("model", model, ResidualVAE, "a ResidualVAE")
+    profile = torch.tensor([0.5, 1, 0.5])
+    for layer in model.modules():
+        if isinstance(layer, SameConv2d): nn.init.kaiming_normal_(layer.weight)
+        if isinstance(layer, SameConvTranspose2d):
+            mix = torch.randn(layer.in_channels, layer.out_channels, 1, 1) * (2 / layer.in_channels) ** 0.5
+            layer.weight.copy_(mix * profile[:, None] * profile)
+    for layer in (model.encoder.stem, model.encoder.head, model.decoder.stem, model.decoder.head): layer.weight.mul_(0.5 ** 0.5)
+    for block in model.modules():
+        if isinstance(block, (IdentityBlock, DownBlock, UpBlock)): block.branch[-1].weight.mul_(branch)
+    for head in (model.sampler.mean, model.decoder.seed): nn.init.normal_(head.weight, std=head.in_features ** -0.5)
+    model.sampler.logvar.weight.mul_(0.1)
+    model.sampler.logvar.bias.fill_(logvar)

@@ -7,38 +7,69 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
 
 # %% auto #0
-__all__ = ['choose_device', 'native_bf16', 'choose_precision', 'describe_machine', 'pin_threads']
+__all__ = ['brief', 'check_type', 'check_path', 'check_device', 'choose_device', 'cpu_flags', 'native_bf16', 'choose_precision',
+           'describe_machine', 'pin_threads']
+
+# %% ../nbs/10_runtime.ipynb #5808dfaa
+def brief(value) -> str:
+    "`value` as an error message quotes it: its `repr` in one line of at most 60 characters."
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+def check_type(name: str, value, kind: type | tuple[type, ...], what: str, error: type[ValueError] = ValueError) -> None:
+    "Raise `error` unless `value` is an instance of `kind`, which the message calls `what`."
+    if not isinstance(value, kind): raise error(f"{name} must be {what}, got {brief(value)}")
+
+def check_path(name: str, value: str | Path, error: type[ValueError] = ValueError) -> Path:
+    "`value` as a `Path`, of something that exists or not. Raises `error` for what no path can be."
+    if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value): raise error(f"{name} must be a path, got {brief(value)}")
+    try: os.stat(value)
+    except (FileNotFoundError, NotADirectoryError): pass
+    except OSError as problem: raise error(f"{name} cannot be used, {problem.strerror}: {brief(str(value))}") from None
+    return Path(value)
 
 # %% ../nbs/10_runtime.ipynb #875ef844
+def check_device(name: str) -> None:
+    "Raise `ValueError` unless `name` can name a device, of this machine or of another."
+    if not isinstance(name, str) or not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", name):
+        raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:N" or "mps", got {brief(name)}')
+
 def choose_device(name: str = "auto") -> torch.device:
     """The device called `name`, or for `"auto"` the best there is: CUDA, then MPS, then the CPU.
 
     `name`: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`. Raises `ValueError` for an unknown device and for one that this machine lacks.
     """
+    check_device(name)
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto": return torch.device(next(kind for kind in present if present[kind]))
     kind, _, index = name.partition(":")
-    if kind not in present or (index and not index.isdigit()):
-        raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:N" or "mps", got {name!r}')
     if not present[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
         raise ValueError(f"device {name!r} is not available on this machine; there are: {', '.join(k for k in present if present[k])}")
     return torch.device(name)
 
 # %% ../nbs/10_runtime.ipynb #9f7f3efc
+def cpu_flags() -> set[str]:
+    "The CPU's instruction sets by Linux's names; empty where the system does not tell."
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return {flag for line in lines if line.startswith("flags") for flag in line.split(":", 1)[1].split()}
+
 def native_bf16(device: torch.device) -> bool:
-    "Does `device` multiply bfloat16 matrices in hardware? CUDA from compute capability 8.0; CPUs with AMX or AVX512-BF16."
+    """Does `device` multiply bfloat16 matrices in hardware, and faster than float32 ones?
+
+    CUDA from compute capability 8.0; CPUs with AMX, or with AVX512-BF16 unless they also know AVX512-FP16. Raises `ValueError` for what is no `torch.device`.
+    """
+    check_type("device", device, torch.device, "a torch.device")
     if device.type == "cuda": return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu": return False
-    probes = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    if any(probes): return any(probe() for probe in probes if probe)
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+    flags, amx = cpu_flags(), getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return "amx_bf16" in flags or bool(amx and amx()) or ("avx512_bf16" in flags and "avx512_fp16" not in flags)
 
 # %% ../nbs/10_runtime.ipynb #5e3a1de6
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -46,13 +77,15 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
     Losses, moments and KLs are float32 or better either way. Raises `ValueError` for another name.
     """
-    if name not in ("auto", "float32", "bf16"): raise ValueError(f'precision must be "auto", "float32" or "bf16", got {name!r}')
+    if name not in ("auto", "float32", "bf16"): raise ValueError(f'precision must be "auto", "float32" or "bf16", got {brief(name)}')
+    check_type("device", device, torch.device, "a torch.device")
     if name == "auto": name = "bf16" if native_bf16(device) else "float32"
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 # %% ../nbs/10_runtime.ipynb #61a44e25
 def describe_machine(device: torch.device) -> dict[str, str | int]:
     "What a measurement needs beside it: processor or GPU, cores, threads, operating system, versions of Python and torch."
+    check_type("device", device, torch.device, "a torch.device")
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

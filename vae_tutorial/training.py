@@ -5,30 +5,36 @@
 # %% ../nbs/06_training.ipynb #716f88ac
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
+import shutil
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Iterable, Iterator, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .collapse import latent_statistics, variance_regularizer
 from .data import load_batch, open_dataset, random_flip, random_split
-from .elbo import check_number, kl_to_standard_normal, reconstruction_loss, scaled_reconstruction_weight
+from .elbo import check_codes, check_count, check_images, check_number, kl_to_standard_normal, reconstruction_loss, scaled_reconstruction_weight
 from .mixture import population_kl
-from .patchgan import PatchDiscriminator, discriminator_loss, generator_loss, scaled_strides
-from .resnet import ResidualVAE, check_architecture
-from .runtime import choose_device, choose_precision
+from .patchgan import PatchDiscriminator, check_counts, check_logits, discriminator_loss, generator_loss, scaled_strides
+from .resnet import ResidualVAE, check_architecture, check_floats
+from .runtime import brief, check_device, check_path, check_type, choose_device, choose_precision
 
 # %% auto #0
-__all__ = ['FORMAT', 'FORMAT_VERSION', 'TrainConfig', 'VAELoss', 'vae_loss', 'gradients', 'training_step', 'make_optimizers',
-           'hash_seed', 'batch_order', 'prefetch', 'evaluate', 'TrainResult', 'CheckpointError', 'save_checkpoint',
-           'read_checkpoint', 'read_history', 'config_from', 'load', 'restore_optimizer', 'check_folder', 'split_data',
+__all__ = ['FORMAT', 'FORMAT_VERSION', 'TrainConfig', 'VAELoss', 'vae_loss', 'check_modules', 'gradients', 'training_step',
+           'make_optimizers', 'warm_rate', 'set_rates', 'update_average', 'hash_seed', 'batch_order', 'prefetch',
+           'validation_order', 'evaluate', 'TrainResult', 'CheckpointError', 'save_checkpoint', 'read_checkpoint',
+           'read_history', 'config_from', 'load', 'restore_optimizer', 'check_folder', 'split_data', 'check_networks',
            'restore', 'total_steps', 'validation', 'show_progress', 'make_record', 'train']
 
 # %% ../nbs/06_training.ipynb #5de49b3f
@@ -52,6 +58,7 @@ class TrainConfig:
     decoder_identity: int = 1               # reference: 1
     norm: str = "affine"                    # "affine" as the reference runs, "batch" as the text says
     input_norm: str = "none"                # "layer" as the reference, or "none"
+    init: str = "scaled"                    # of the VAE's weights: "glorot" as the reference, or "scaled"
     discriminator_channels: tuple[int, ...] = (64, 64, 64, 1)           # paper: 128,128,128,64,64,1
     discriminator_strides: tuple[int, ...] | None = None                # None: scaled with the image; paper: 2,2,2,1,1,1
     dropout: float = 0.                     # in the discriminator, in [0, 1); paper: 0.25, inactive in the reference
@@ -65,9 +72,11 @@ class TrainConfig:
     regularizer: bool | None = None         # variance regularizer; None: as `method` says
     patchgan: bool | None = None            # discriminator; None: as `method` says
     batch_size: int = 16                    # images; paper: 10 to 20
-    lr: float = 1e-3                        # Adam's, of the VAE; reference: 1e-4
-    discriminator_lr: float | None = None   # Adam's, of the discriminator; None: `lr`
-    betas: tuple[float, float] = (0.5, 0.999)            # Adam's; reference
+    lr: float = 2e-3                        # Adam's, of the VAE; reference: 1e-4
+    discriminator_lr: float | None = 5e-4   # Adam's, of the discriminator; None: `lr`; reference: 1e-4
+    betas: tuple[float, float] = (0.5, 0.99)             # Adam's; reference: 0.5, 0.999
+    warmup: int = 50                        # steps over which both rates rise from 0; reference: 0
+    average: float = 0.98                   # decay a step of the running average of the VAE's weights, in [0, 1); 0: none, as the reference
     eps: float = 1e-7                       # Adam's; Keras's default
     epochs: float | None = 20               # passes over the data; training stops at the first limit reached; paper: 300 to 400
     steps: int | None = None                # optimizer steps
@@ -81,26 +90,40 @@ class TrainConfig:
     save_every: int | None = None           # steps between checkpoints; None: at the end alone
     out: str | None = None                  # folder for checkpoint and history; None: nothing is written
 
-    def __post_init__(self): self.check()
+    def __post_init__(self):
+        for name in ("dataset", "out"):
+            if isinstance(getattr(self, name), Path): setattr(self, name, str(getattr(self, name)))   # a checkpoint keeps text
+        self.check()
 
     def check(self) -> None:
         "Raise `ValueError` for the first field out of range."
-        allowed = dict(method=("standard", "proposed"), norm=("affine", "batch"), input_norm=("layer", "none"), reconstruction_norm=("l1", "l2"),
-                       variance=("total", "between"), precision=("auto", "float32", "bf16"))
+        allowed = dict(method=("standard", "proposed"), norm=("affine", "batch"), input_norm=("layer", "none"), init=("glorot", "scaled"), reconstruction_norm=("l1", "l2"),
+                       variance=("total", "between"), precision=("auto", "float32", "bf16"), flip=(True, False), population=(None, True, False), regularizer=(None, True, False), patchgan=(None, True, False))
         for name, names in allowed.items():
-            if getattr(self, name) not in names:
-                raise ValueError(f"{name} must be {' or '.join(repr(n) for n in names)}, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not any(value is one or isinstance(value, str) and value == one for one in names):
+                raise ValueError(f"{name} must be {' or '.join(map(repr, names))}, got {brief(value)}")
+        check_device(self.device)
+        check_type("dataset", self.dataset, str, "a name or a folder")
+        if self.out is not None: check_path("out", self.out)
         check_architecture(self.image_size, self.in_channels, self.width, self.latent_dim, self.blocks, self.encoder_identity, self.decoder_identity)
         for name in ("kl_weight", "regularizer_weight", "gan_weight"): check_number(name, getattr(self, name))
+        absent = [name for name in ("epochs", "minutes", "discriminator_lr", "valid_every", "save_every", "steps", "data_size") if getattr(self, name) is None]
         for name in ("lr", "eps", "epochs", "minutes", "discriminator_lr"):
-            if getattr(self, name) is not None: check_number(name, getattr(self, name), positive=True)
+            if name not in absent: check_number(name, getattr(self, name), positive=True)
         for name in ("batch_size", "log_every", "valid_every", "valid_batches", "save_every", "steps", "data_size"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if name not in absent: check_count(name, getattr(self, name))
+        check_count("seed", self.seed, 0, 2 ** 63 - 1)
         if self.epochs is None and self.steps is None and self.minutes is None: raise ValueError("one of epochs, steps and minutes must be given")
-        if not 0 < self.valid_fraction < 1: raise ValueError(f"valid_fraction must lie between 0 and 1, got {self.valid_fraction}")
-        if not (len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)): raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
+        check_count("warmup", self.warmup, least=0)
+        check_number("average", self.average)
+        if self.average >= 1: raise ValueError(f"average must lie in [0, 1), got {self.average}")
+        def within(value, least): return isinstance(value, (int, float)) and not isinstance(value, bool) and least < value < 1
+        if not within(self.valid_fraction, 0): raise ValueError(f"valid_fraction must lie between 0 and 1, got {brief(self.valid_fraction)}")
+        if not (isinstance(self.betas, (tuple, list)) and len(self.betas) == 2 and all(b == 0 or within(b, 0) for b in self.betas)):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {brief(self.betas)}")
+        check_counts("discriminator_channels", self.discriminator_channels)
+        if self.discriminator_strides is not None: check_counts("discriminator_strides", self.discriminator_strides)
         if self.uses("population") and self.variance == "between" and self.batch_size < 2:
             raise ValueError('variance="between" needs a batch_size of at least 2: the variance of one mean is 0 and its KL infinite')
         self.resolved_weight()
@@ -108,6 +131,7 @@ class TrainConfig:
 
     def uses(self, term: str) -> bool:
         'Is `term` ("population", "regularizer" or "patchgan") part of the objective?'
+        if term not in ("population", "regularizer", "patchgan"): raise ValueError(f'term must be "population", "regularizer" or "patchgan", got {brief(term)}')
         switch = getattr(self, term)
         return self.method == "proposed" if switch is None else switch
 
@@ -118,12 +142,17 @@ class TrainConfig:
     def strides(self) -> tuple[int, ...]:
         "The discriminator's strides: as given, or the paper's (of another number of layers: all 2) with one 2 fewer for each halving of 256 pixels."
         layers = len(self.discriminator_channels)
-        return tuple(self.discriminator_strides or scaled_strides(self.image_size, (2, 2, 2, 1, 1, 1) if layers == 6 else (2,) * layers))
+        if self.discriminator_strides is not None: return tuple(self.discriminator_strides)
+        return scaled_strides(self.image_size, (2, 2, 2, 1, 1, 1) if layers == 6 else (2,) * layers)
+
+    def shape(self) -> tuple[int, int, int]:
+        "(channels, height, width) of an image."
+        return self.in_channels, self.image_size, self.image_size
 
     def make_model(self) -> ResidualVAE:
         "A new VAE of this configuration, initialized from torch's global generator."
         return ResidualVAE(self.image_size, self.in_channels, self.width, self.latent_dim, self.blocks, self.encoder_identity,
-                           self.decoder_identity, self.norm, self.input_norm)
+                           self.decoder_identity, self.norm, self.input_norm, self.init)
 
     def make_discriminator(self) -> PatchDiscriminator:
         "A new discriminator of this configuration."
@@ -142,9 +171,13 @@ def vae_loss(x: Tensor, x_hat: Tensor, mean: Tensor, logvar: Tensor, logits_fake
     """What the VAE descends, L_G: reconstruction + KL (average or the population's) + variance regularizer + the generator's side of the PatchGAN.
 
     `x`, `x_hat`: (N, C, H, W); `mean`, `logvar`: (N, latent_dim); `logits_fake`: D(x_hat), or None without PatchGAN. Returns `VAELoss`.
+    Raises `ValueError` for shapes that differ and for another kind of `config`.
     """
-    zero = x_hat.new_zeros(())
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    check_codes(mean, logvar)
     reconstruction = reconstruction_loss(x, x_hat, config.resolved_weight(), config.reconstruction_norm)
+    if len(x) != len(mean): raise ValueError(f"images and codes must share N, got {len(x)} images and {len(mean)} codes")
+    zero = x_hat.new_zeros(())
     kl = population_kl(mean, logvar, config.variance) if config.uses("population") else kl_to_standard_normal(mean, logvar).mean()
     kl = config.kl_weight * kl
     regularizer = variance_regularizer(logvar, config.regularizer_weight) if config.uses("regularizer") else zero
@@ -152,10 +185,19 @@ def vae_loss(x: Tensor, x_hat: Tensor, mean: Tensor, logvar: Tensor, logits_fake
     return VAELoss(reconstruction + kl + regularizer + adversarial, reconstruction, kl, regularizer, adversarial)
 
 # %% ../nbs/06_training.ipynb #61c066f3
+def check_modules(**modules: nn.Module | None) -> None:
+    "Raise `ValueError` unless all `modules` (by name) are networks; a discriminator may be None."
+    for name, module in modules.items():
+        if module is not None or name != "discriminator": check_type(name, module, nn.Module, "a torch.nn.Module")
+
 def gradients(loss: Tensor, network: nn.Module, more: bool = False) -> None:
-    "Put d loss / d parameters into the `.grad` of `network`'s parameters, and of nothing else. `more`: the graph is needed again."
+    "Put d loss / d parameters into the `.grad` of `network`'s parameters, and of nothing else. `more`: the graph is needed again. `ValueError` for a loss that has none."
+    check_modules(network=network)
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad: raise ValueError(f"loss must be a scalar that has a gradient, got {brief(loss)}")
     parameters = [p for p in network.parameters() if p.requires_grad]
-    for p, g in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=more, allow_unused=True)): p.grad = g
+    grads = torch.autograd.grad(loss, parameters, retain_graph=more, allow_unused=True)
+    if all(g is None for g in grads): raise ValueError("loss must depend on the parameters of network, got one that does not")
+    for p, g in zip(parameters, grads): p.grad = g
 
 # %% ../nbs/06_training.ipynb #4bd63da1
 def training_step(model: nn.Module, discriminator: nn.Module | None, optimizers: list[torch.optim.Optimizer], x: Tensor, config: TrainConfig,
@@ -163,17 +205,23 @@ def training_step(model: nn.Module, discriminator: nn.Module | None, optimizers:
     """One step of the method on a batch `x` (N, C, H, W): both gradients at the same weights, then both optimizers.
 
     `dtype` bfloat16 computes the networks under autocast; losses are float32. Returns the loss terms by name (detached scalars), mean and logvar.
+    Raises `ValueError` for other kinds of arguments, and for a batch that the networks refuse.
     """
+    check_modules(model=model, discriminator=discriminator)
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    check_floats("x", x, next(model.parameters()))
+    if dtype not in (torch.float32, torch.bfloat16): raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {brief(dtype)}")
+    if not isinstance(optimizers, (list, tuple)) or not all(isinstance(each, torch.optim.Optimizer) for each in optimizers): raise ValueError(f"optimizers must be a list of optimizers, got {brief(optimizers)}")
     with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         x_hat, mean, logvar = model(x)
-        logits_fake = discriminator(x_hat) if discriminator else None
-        logits_real = discriminator(x) if discriminator else None
+        logits_fake = discriminator(x_hat) if discriminator is not None else None
+        logits_real = discriminator(x) if discriminator is not None else None
     x_hat, mean, logvar = x_hat.float(), mean.float(), logvar.float()
-    if discriminator: logits_fake, logits_real = logits_fake.float(), logits_real.float()
+    if discriminator is not None: logits_fake, logits_real = logits_fake.float(), logits_real.float()
     loss = vae_loss(x, x_hat, mean, logvar, logits_fake, config)
     gradients(loss.total, model, more=discriminator is not None)       # L_G moves the VAE alone
     terms = dict(loss=loss.total, reconstruction=loss.reconstruction, kl=loss.kl, regularizer=loss.regularizer, adversarial=loss.adversarial)
-    if discriminator:
+    if discriminator is not None:
         terms["discriminator"] = discriminator_loss(logits_real, logits_fake, config.gan_weight)
         gradients(terms["discriminator"], discriminator)               # L_D moves D alone
     for optimizer in optimizers: optimizer.step()
@@ -181,16 +229,48 @@ def training_step(model: nn.Module, discriminator: nn.Module | None, optimizers:
 
 # %% ../nbs/06_training.ipynb #c0e614b0
 def make_optimizers(config: TrainConfig, model: nn.Module, discriminator: nn.Module | None) -> list[torch.optim.Optimizer]:
-    "Adam for the VAE and, with PatchGAN, a second Adam for the discriminator."
+    "Adam for the VAE and, with PatchGAN, a second Adam for the discriminator. `ValueError` for other kinds of arguments."
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    check_modules(model=model, discriminator=discriminator)
     rates = [config.lr, config.discriminator_lr or config.lr]
     return [torch.optim.Adam(net.parameters(), lr=lr, betas=tuple(config.betas), eps=config.eps)
             for net, lr in zip((model, discriminator), rates) if net is not None]
+
+# %% ../nbs/06_training.ipynb #8f019f6f
+def warm_rate(config: TrainConfig, step: int) -> float:
+    "The factor on both learning rates at `step`, counted from 0: rises to 1 over `warmup` steps. `ValueError` for a negative step."
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    check_count("step", step, 0)
+    return min(1., (step + 1) / config.warmup) if config.warmup else 1.
+
+def set_rates(optimizers: list[torch.optim.Optimizer], config: TrainConfig, step: int) -> None:
+    "Set the learning rates of the VAE's and, if there is one, the discriminator's optimizer for `step`."
+    for optimizer, lr in zip(optimizers, (config.lr, config.discriminator_lr or config.lr)):
+        for group in optimizer.param_groups: group["lr"] = lr * warm_rate(config, step)
+
+# %% ../nbs/06_training.ipynb #94831816
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move `average`'s weights towards `model`'s, in place: d * average + (1 - d) * model, d = min(`decay`, (1 + step) / (10 + step)).
+
+    Two modules of one architecture; `decay` in [0, 1); `step` counts from 0. Buffers, such as batch statistics, are copied.
+    Raises `ValueError` for modules whose weights differ in shape, and for numbers out of range.
+    """
+    check_modules(average=average, model=model)
+    check_number("decay", decay)
+    check_count("step", step, 0)
+    if decay >= 1: raise ValueError(f"decay must lie in [0, 1), got {decay}")
+    if [p.shape for p in average.parameters()] != [p.shape for p in model.parameters()]: raise ValueError("average and model must have weights of the same shapes, got two architectures")
+    d = min(decay, (1 + step) / (10 + step))
+    get_ema_multi_avg_fn(d)(list(average.parameters()), list(model.parameters()), step)
+    for kept, now in zip(average.buffers(), model.buffers()): kept.copy_(now)
 
 # %% ../nbs/06_training.ipynb #bff16bb6
 def hash_seed(*parts: int) -> int:
     "A seed from several whole numbers, in [0, 2**63): close parts give unrelated seeds (the multipliers are those of splitmix64)."
     state = 0
     for part in parts:
+        check_type("each part of a seed", part, int, "a whole number")
         state = (state + part + 0x9E3779B97F4A7C15) % 2 ** 64
         state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2 ** 64
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2 ** 64
@@ -202,9 +282,14 @@ def batch_order(n: int, batch_size: int, seed: int, step: int) -> Iterator[Tenso
     """Indices of one batch after another, from `step` on without end: a new permutation each epoch, an incomplete last batch left out.
 
     A function of `seed` and `step` alone, so that a resumed run sees what an unbroken one would. Yields (batch_size,) int64.
-    Raises `ValueError` when `n` data do not fill a batch.
+    Raises `ValueError`, when it is called, if `n` data do not fill a batch, and for numbers out of range.
     """
+    for name, value, least in (("n", n, 0), ("batch_size", batch_size, 1), ("step", step, 0)): check_count(name, value, least)
+    check_count("seed", seed, 0, 2 ** 63 - 1)
     if n < batch_size: raise ValueError(f"the training data must fill a batch: {n} images, batch_size {batch_size}")
+    return _batches(n, batch_size, seed, step)
+
+def _batches(n, batch_size, seed, step):
     per_epoch = n // batch_size
     while True:
         epoch, first = divmod(step, per_epoch)
@@ -214,39 +299,51 @@ def batch_order(n: int, batch_size: int, seed: int, step: int) -> Iterator[Tenso
             step += 1
 
 # %% ../nbs/06_training.ipynb #ccc76a00
-def prefetch(dataset, order: Iterator[Tensor]) -> Iterator[Tensor]:
-    "Batches of `dataset` at the indices that `order` yields, the next one loaded in a thread while the present one is used."
+def prefetch(dataset, order: Iterable[Tensor], shape: tuple[int, int, int] | None = None) -> Iterator[Tensor]:
+    """Batches of `dataset` at the indices that `order` yields, the next one loaded in a thread while the present one is used.
+
+    Raises what `load_batch` raises, for `shape` too, when the batch in question is due.
+    """
+    check_type("order", order, Iterable, "an iterator of indices")
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(load_batch, dataset, next(order))
-        while True:
-            batch, coming = coming.result(), pool.submit(load_batch, dataset, next(order))
-            yield batch
+        coming = None
+        for indices in order:
+            ready, coming = coming, pool.submit(load_batch, dataset, indices, shape)
+            if ready is not None: yield ready.result()
+        if coming is not None: yield coming.result()
 
 # %% ../nbs/06_training.ipynb #9cc07447
+def validation_order(dataset, config: TrainConfig) -> list[Tensor]:
+    "The indices of each batch that `evaluate` looks at, the same each time. `ValueError` when `dataset` does not fill a batch."
+    if not hasattr(dataset, "__len__"): raise ValueError(f"a data set must have a length, got {brief(dataset)}")
+    n = len(dataset)
+    return list(islice(batch_order(n, config.batch_size, 0, 0), min(config.valid_batches, n // config.batch_size)))
+
 @torch.no_grad()
 def evaluate(model: nn.Module, discriminator: nn.Module | None, dataset, config: TrainConfig) -> dict[str, float]:
     """The training objective, term by term, and the latent statistics, averaged over `valid_batches` batches of `dataset`, in evaluation mode.
 
     Batches have the training's size, because the population KL depends on it; noise comes from a fixed seed. Raises `ValueError` when `dataset`
-    does not fill a batch.
+    does not fill a batch or holds other images than `config` says.
     """
+    check_modules(model=model, discriminator=discriminator)
+    check_type("config", config, TrainConfig, "a TrainConfig")
     device = next(model.parameters()).device
     dtype = choose_precision(config.precision, device)
     networks = [(net, net.training) for net in (model, discriminator) if net is not None]
     sums: dict[str, float] = {}
-    n = min(config.valid_batches, len(dataset) // config.batch_size)
-    order = batch_order(len(dataset), config.batch_size, 0, 0)
+    order = validation_order(dataset, config)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         for net, _ in networks: net.eval()
-        for _ in range(n):
-            x = load_batch(dataset, next(order)).to(device)
+        for indices in order:
+            x = load_batch(dataset, indices, config.shape()).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 x_hat, mean, logvar = model(x)
-                logits = discriminator(x_hat).float() if discriminator else None
+                logits = discriminator(x_hat).float() if discriminator is not None else None
             loss = vae_loss(x, x_hat.float(), mean.float(), logvar.float(), logits, config)
             values = {**{name: term.item() for name, term in zip(("loss", *loss._fields[1:]), loss)}, **latent_statistics(mean.float(), logvar.float())}
-            for name, value in values.items(): sums[name] = sums.get(name, 0.) + value / n
+            for name, value in values.items(): sums[name] = sums.get(name, 0.) + value / len(order)
         for net, mode in networks: net.train(mode)
     return sums
 
@@ -266,28 +363,40 @@ class CheckpointError(ValueError):
 FORMAT, FORMAT_VERSION = "vae-tutorial", 1
 
 def save_checkpoint(folder: Path, config: TrainConfig, step: int, model: nn.Module, discriminator: nn.Module | None,
-                    optimizers: list[torch.optim.Optimizer], history: list[dict[str, float]]) -> dict[str, Path]:
+                    optimizers: list[torch.optim.Optimizer], history: list[dict[str, float]], average: nn.Module | None = None) -> dict[str, Path]:
     """Write a run's state into `folder`: `checkpoint.safetensors` (networks, Adam's moments, configuration), `config.json` and `history.json` to read.
 
-    Each file replaces the old one in one move, the checkpoint last. Returns their paths by name.
+    With an `average` of the model's weights, that is what the file calls the model; the weights to train on from stand beside it. Each file replaces the old one in one move, the checkpoint last. Returns their paths by name.
+    Raises `CheckpointError` when the folder cannot be written to or is full, what was there before being left as it was.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = check_path("folder", folder, CheckpointError)
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    check_count("step", step, 0)
+    check_modules(model=model, discriminator=discriminator)
     about = dict(format=FORMAT, format_version=FORMAT_VERSION, step=step, model=type(model).__name__, config=asdict(config))
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    if discriminator: tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
+    tensors = {f"model.{k}": v for k, v in (average or model).state_dict().items()}
+    if average: tensors |= {f"last.{k}": v for k, v in model.state_dict().items()}
+    if discriminator is not None: tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
     for i, optimizer in enumerate(optimizers):
         tensors |= {f"optimizer{i}.{k}.{name}": v for k, state in optimizer.state_dict()["state"].items() for name, v in state.items()}
     paths = dict(checkpoint=folder / "checkpoint.safetensors", config=folder / "config.json", history=folder / "history.json")
-    def write(path, put):
-        part = path.with_name(path.name + ".part")
-        put(part)
-        os.replace(part, path)
-    write(paths["config"], lambda part: part.write_text(json.dumps(about, indent=1)))
-    write(paths["history"], lambda part: part.write_text("[\n" + ",\n".join(json.dumps(record) for record in history) + "\n]\n"))
+    try: records = "[\n" + ",\n".join(json.dumps(record) for record in history) + "\n]\n"
+    except TypeError as error: raise CheckpointError(f"history must be a list of records of plain numbers: {error}") from None
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write(paths["checkpoint"], lambda part: save_file(tensors, part, metadata={"about": json.dumps(about)}))
+    puts = dict(config=lambda part: part.write_text(json.dumps(about, indent=1)), history=lambda part: part.write_text(records),
+                checkpoint=lambda part: save_file(tensors, part, metadata={"about": json.dumps(about)}))
+    parts = {name: paths[name].with_name(paths[name].name + ".part") for name in puts}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, put in puts.items(): put(parts[name])
+        for name in puts: os.replace(parts[name], paths[name])      # nothing is replaced before everything is written
+    except (OSError, SafetensorError) as error:
+        for part in parts.values():
+            try: part.unlink(missing_ok=True)
+            except OSError: pass
+        raise CheckpointError(f"cannot write a checkpoint into {str(folder)!r}: {getattr(error, 'strerror', None) or brief(error)}") from None
     return paths
 
 # %% ../nbs/06_training.ipynb #3306f599
@@ -297,31 +406,37 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
     Nothing is unpickled. Raises `CheckpointError` for a file that is missing, truncated, no safetensors file, not this library's or of another version.
     """
     from safetensors import SafetensorError, safe_open
-    path = Path(path)
+    path = check_path("path", path, CheckpointError)
     file = path / "checkpoint.safetensors" if path.is_dir() else path
     if not file.is_file(): raise CheckpointError(f"no checkpoint at {str(path)!r}: it must be a folder with checkpoint.safetensors, or that file")
     try:
         with safe_open(file, "pt") as f:
             about = json.loads((f.metadata() or {}).get("about", "{}"))
             tensors = {name: f.get_tensor(name) for name in f.keys()}
-    except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
-        raise CheckpointError(f"{str(file)!r} is not a safetensors checkpoint, or is damaged ({str(error).splitlines()[0]}); pickled files are never opened") from None
-    if about.get("format") != FORMAT: raise CheckpointError(f"{str(file)!r} was not written by this library")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{str(file)!r} is not a safetensors checkpoint, or is damaged ({str(error).splitlines()[0][:80]}); pickled files are never opened") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT: raise CheckpointError(f"{str(file)!r} was not written by this library")
     if about.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{str(file)!r} has format version {about.get('format_version')}, this library reads {FORMAT_VERSION}")
+    for name, kind in (("config", dict), ("model", str), ("step", int)):
+        if not isinstance(about.get(name), kind): raise CheckpointError(f"{str(file)!r} is damaged: it does not say its {name}")
     return about, tensors, file.parent
 
 # %% ../nbs/06_training.ipynb #5da3aa91
 def read_history(folder: Path, step: int) -> list[dict[str, float]]:
-    "The records up to `step` of the history.json in `folder`; none without the file."
-    file = folder / "history.json"
-    return [record for record in json.loads(file.read_text()) if record["step"] <= step] if file.is_file() else []
+    "The records up to `step` of the history.json in `folder`; none without the file. Raises `CheckpointError` for a file that is damaged."
+    file = check_path("folder", folder, CheckpointError) / "history.json"
+    check_count("step", step, 0)
+    if not file.is_file(): return []
+    try: return [record for record in json.loads(file.read_text()) if record["step"] <= step]
+    except (OSError, ValueError, TypeError, LookupError): raise CheckpointError(f"{str(file)!r} is damaged: it must be a list of records with a step each; without the file, the run goes on") from None
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 def config_from(about: dict[str, Any], path: str | Path) -> TrainConfig:
     "The configuration of a checkpoint. Raises `CheckpointError` for fields that this version does not know, or values out of range."
+    if not isinstance(about, dict) or not isinstance(about.get("config"), dict): raise CheckpointError(f"{str(path)!r} is damaged: it does not say its config")
     values, known = dict(about["config"]), {f.name for f in fields(TrainConfig)}
     if set(values) - known: raise CheckpointError(f"{str(path)!r} has settings unknown to this version: {', '.join(sorted(set(values) - known))}")
     for name in ("discriminator_channels", "discriminator_strides", "betas"):
@@ -332,7 +447,8 @@ def config_from(about: dict[str, Any], path: str | Path) -> TrainConfig:
 def _load_into(network: nn.Module, tensors: dict[str, Tensor], what: str, path) -> nn.Module:
     try: network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{str(path)!r} does not fit this {what}: {str(error).splitlines()[1].strip() if chr(10) in str(error) else error}") from None
+        reason = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
+        raise CheckpointError(f"{str(path)!r} does not fit this {what}: {reason[:160]}") from None
     return network
 
 # %% ../nbs/06_training.ipynb #d45be919
@@ -343,68 +459,109 @@ def load(path: str | Path, device: str = "cpu", model: nn.Module | None = None, 
     Raises `CheckpointError` for a file that is missing, damaged, foreign, of another version, or does not fit the networks; a pickle is never opened.
     """
     device = choose_device(device)
+    if model is not None: check_modules(model=model)
+    check_modules(discriminator=discriminator)
     about, tensors, folder = read_checkpoint(path)
     config = config_from(about, path)
     if model is None and about["model"] != "ResidualVAE":
         raise CheckpointError(f"{str(path)!r} holds a network of class {about['model']}: pass an instance of it as `model`")
-    model = _load_into(model or config.make_model(), _part(tensors, "model."), "model", path).to(device).eval()
+    model = _load_into(config.make_model() if model is None else model, _part(tensors, "model."), "model", path).to(device).eval()
     weights = _part(tensors, "discriminator.")
-    discriminator = _load_into(discriminator or config.make_discriminator(), weights, "discriminator", path).to(device).eval() if weights else None
+    if config.uses("patchgan") and not weights: raise CheckpointError(f"{str(path)!r} is damaged: it lacks the discriminator's weights")
+    discriminator = _load_into(config.make_discriminator() if discriminator is None else discriminator, weights, "discriminator", path).to(device).eval() if weights else None
     paths = {name: folder / f for name, f in (("checkpoint", "checkpoint.safetensors"), ("config", "config.json"), ("history", "history.json")) if (folder / f).is_file()}
     return TrainResult(model, discriminator, read_history(folder, about["step"]), paths, config, about["step"])
 
 # %% ../nbs/06_training.ipynb #20f9ef7c
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    "Put a checkpoint's moments (`index.name` -> tensor) back into `optimizer`."
-    state: dict[int, dict[str, Tensor]] = {}
+    "Put a checkpoint's moments (`index.name` -> tensor) back into `optimizer`. Raises `CheckpointError` for moments of other parameters."
+    check_type("optimizer", optimizer, torch.optim.Optimizer, "an optimizer")
+    check_type("tensors", tensors, dict, "a dictionary of tensors")
+    parameters, state = [p for group in optimizer.param_groups for p in group["params"]], {}
     for name, value in tensors.items():
-        index, key = name.split(".", 1)
+        index, _, key = name.partition(".")
+        fits = index.isdecimal() and int(index) < len(parameters) and value.shape in ((), parameters[int(index)].shape)
+        if not fits: raise CheckpointError(f"the optimizer's {name} in the checkpoint, of shape {tuple(value.shape)}, belongs to no parameter of this network")
         state.setdefault(int(index), {})[key] = value
+    if any(set(moments) != {"step", "exp_avg", "exp_avg_sq"} for moments in state.values()): raise CheckpointError("the optimizer's state in the checkpoint is not Adam's: step, exp_avg and exp_avg_sq of each parameter")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
-def check_folder(folder: str | Path) -> None:
-    "Make `folder` and prove that it can be written to. Raises `ValueError` in words when not."
+def check_folder(folder: str | Path, needed: int = 0) -> None:
+    "Make `folder` and prove that it can be written to, with `needed` bytes free. Raises `ValueError` in words when not."
+    folder = check_path("folder", folder)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        probe = Path(folder) / ".probe"
-        probe.write_bytes(b"\0" * 4096)
-        probe.unlink()
-    except OSError as error: raise ValueError(f"cannot write to the folder {str(folder)!r}: {error.strerror}") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe: probe.write(b"\0" * 4096)
+        free = shutil.disk_usage(folder).free
+    except OSError as error: raise ValueError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from None
+    if free < needed: raise ValueError(f"the folder {str(folder)!r} has {free / 1e6:.0f} MB free, a checkpoint needs {needed / 1e6:.0f} MB")
 
 def split_data(dataset, config: TrainConfig):
     """(train, valid) from what `train` was given: None (opens `config.dataset`), such a pair, or one dataset, split by the seed.
 
-    Raises `ValueError` when the training part does not fill a batch.
+    Raises `ValueError` when the training part does not fill a batch, and when its first batch, or one that a validation will look at, holds other images
+    than `config` says. What comes later is checked when it is due.
     """
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    if isinstance(dataset, tuple) and (len(dataset) != 2 or not all(hasattr(part, "__len__") for part in dataset)):
+        raise ValueError(f"dataset must be one data set or a pair (train, valid) of them, got {brief(dataset)}")
     if dataset is None:
         parts = open_dataset(config.dataset, config.image_size, channels=config.in_channels, n=config.data_size, valid_fraction=config.valid_fraction, seed=config.seed)
     else: parts = dataset if isinstance(dataset, tuple) else random_split(dataset, config.valid_fraction, config.seed)
-    next(batch_order(len(parts[0]), config.batch_size, config.seed, 0))   # refuses too few
+    load_batch(parts[0], next(batch_order(len(parts[0]), config.batch_size, config.seed, 0)), config.shape())
+    for indices in validation_order(parts[1], config) if len(parts[1]) >= config.batch_size else (): load_batch(parts[1], indices, config.shape())
     return parts
 
-def restore(path: str | Path, config: TrainConfig, model: nn.Module, discriminator: nn.Module | None, optimizers: list) -> tuple[int, list]:
-    """Fill networks and optimizers from a checkpoint; returns its step and its history.
+def check_networks(model: nn.Module, discriminator: nn.Module | None, x: Tensor) -> None:
+    """Try networks of your own on a batch `x` (N, C, H, W), in evaluation mode.
+
+    Raises `ValueError` unless `model` gives x_hat (the shape of `x`), mean and logvar (N, latent_dim), and `discriminator`, if there is one, logits.
+    """
+    check_modules(model=model, discriminator=discriminator)
+    def given(name, network, x):
+        try: return network.eval()(x)
+        except Exception as error: raise ValueError(f"{name} cannot take images {tuple(x.shape)}: {type(error).__name__}: {brief(error)}") from error
+    with torch.no_grad():
+        out = given("model", model, x)
+        if not isinstance(out, (tuple, list)) or len(out) != 3: raise ValueError(f"model must return x_hat, mean and logvar, got {brief(out)}")
+        check_images(x, out[0])
+        check_codes(*out[1:])
+        if len(out[1]) != len(x): raise ValueError(f"model must return a mean for each of {len(x)} images, got {len(out[1])}")
+        if discriminator is not None: check_logits(logits=given("discriminator", discriminator, out[0]))
+
+def restore(path: str | Path, config: TrainConfig, model: nn.Module, discriminator: nn.Module | None, optimizers: list,
+            average: nn.Module | None = None) -> tuple[int, list]:
+    """Fill networks, the running average if there is one, and optimizers from a checkpoint; returns its step and its history.
 
     Length, logging, device and folder of `config` may differ from the checkpoint's; anything else is a `CheckpointError` that names the settings.
     """
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    check_modules(model=model, discriminator=discriminator)
     about, tensors, folder = read_checkpoint(path)
     free = {"epochs", "steps", "minutes", "log_every", "valid_every", "valid_batches", "save_every", "out", "device"}
     old = config_from(about, path)
     changed = [f.name for f in fields(config) if f.name not in free and getattr(old, f.name) != getattr(config, f.name)]
     if changed: raise CheckpointError(f"cannot resume {str(path)!r}: it was trained with another {', '.join(changed)}")
-    _load_into(model, _part(tensors, "model."), "model", path)
-    if discriminator: _load_into(discriminator, _part(tensors, "discriminator."), "discriminator", path)
-    for i, optimizer in enumerate(optimizers): restore_optimizer(optimizer, _part(tensors, f"optimizer{i}."))
+    _load_into(model, _part(tensors, "last." if average else "model."), "model", path)
+    if average: _load_into(average, _part(tensors, "model."), "model", path)
+    if discriminator is not None: _load_into(discriminator, _part(tensors, "discriminator."), "discriminator", path)
+    for i, optimizer in enumerate(optimizers):
+        moments = _part(tensors, f"optimizer{i}.")
+        if about["step"] and not moments: raise CheckpointError(f"{str(path)!r} is damaged: it lacks the state of an optimizer")
+        restore_optimizer(optimizer, moments)
     return about["step"], read_history(folder, about["step"])
 
 def total_steps(config: TrainConfig, n: int) -> float:
     "Steps that `epochs` and `steps` allow for `n` training images; infinite when `minutes` alone ends the run."
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    check_count("n", n, 0)
     epochs = math.inf if config.epochs is None else math.ceil(config.epochs * (n // config.batch_size))
     return min(epochs, math.inf if config.steps is None else config.steps)
 
 def validation(config, model, discriminator, valid_set) -> dict[str, float]:
     "`evaluate` on held-out data with keys `valid/...`; nothing when they do not fill a batch."
-    if len(valid_set) < config.batch_size: return {}
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    if hasattr(valid_set, "__len__") and len(valid_set) < config.batch_size: return {}
     return {f"valid/{name}": value for name, value in evaluate(model, discriminator, valid_set, config).items()}
 
 def show_progress(bar, record: dict[str, float], config: TrainConfig, limit: float, first: int) -> None:
@@ -420,28 +577,35 @@ def show_progress(bar, record: dict[str, float], config: TrainConfig, limit: flo
 def make_record(config: TrainConfig, step: int, steps: int, seconds: float, speed: float, sums: dict[str, Tensor], mean: Tensor, logvar: Tensor) -> dict[str, float]:
     """One line of the history: step, images, seconds, images a second, the loss terms averaged over `steps` steps, the latent statistics of the last batch.
 
-    Raises `FloatingPointError` when the loss is not finite.
+    Raises `FloatingPointError` when the loss is not finite, `ValueError` for numbers out of range.
     """
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    check_count("step", step, 0)
+    check_count("steps", steps)
+    if not isinstance(sums, dict) or "loss" not in sums: raise ValueError(f"sums must hold the loss and its terms by name, got {brief(sums)}")
+    if not math.isfinite(sums["loss"]):
+        raise FloatingPointError(f"the loss is no longer finite at step {step}: lower lr, or a weight; what was saved before stays as it was")
     record = dict(step=step, images=step * config.batch_size, seconds=seconds, images_per_second=speed,
                   **{f"train/{name}": value.item() / steps for name, value in sums.items()},
                   **{f"latent/{name}": value for name, value in latent_statistics(mean, logvar).items()})
-    if not math.isfinite(record["train/loss"]):
-        raise FloatingPointError(f"the loss is no longer finite at step {step}: lower lr, or a weight; what was saved before stays as it was")
     return record
 
-def _loop(config, train_set, valid_set, model, discriminator, optimizers, step, history, dtype, progress) -> int:
+def _loop(config, train_set, valid_set, model, average, discriminator, optimizers, step, history, dtype, progress) -> int:
     from tqdm import tqdm
     device, first, limit, began = next(model.parameters()).device, step, total_steps(config, len(train_set)), time.perf_counter()
     bar = tqdm(total=None if limit == math.inf else limit, initial=step, desc=config.method, unit="step", disable=not progress, dynamic_ncols=True)
     for net in (model, discriminator):
         if net is not None: net.train()
     sums, logged, logged_at = {}, step, began
-    for x in prefetch(train_set, batch_order(len(train_set), config.batch_size, config.seed, step)):
-        if step >= limit or (config.minutes is not None and time.perf_counter() - began >= 60 * config.minutes): break
+    order = batch_order(len(train_set), config.batch_size, config.seed, step)
+    for x in prefetch(train_set, islice(order, None if limit == math.inf else max(limit - step, 0)), config.shape()):
+        if config.minutes is not None and time.perf_counter() - began >= 60 * config.minutes: break
         torch.manual_seed(hash_seed(config.seed, step))   # this step's flips and noise, whatever came before
         x = x.to(device, memory_format=torch.channels_last)
         if config.flip: x = random_flip(x)
+        set_rates(optimizers, config, step)
         terms, mean, logvar = training_step(model, discriminator, optimizers, x, config, dtype)
+        if average: update_average(average, model, config.average, step)
         for name, value in terms.items(): sums[name] = sums.get(name, 0.) + value
         step += 1
         bar.update()
@@ -451,14 +615,14 @@ def _loop(config, train_set, valid_set, model, discriminator, optimizers, step, 
             show_progress(bar, history[-1], config, limit, first)
             sums, logged, logged_at = {}, step, now
         if config.valid_every and step % config.valid_every == 0 and step < limit and history:
-            history[-1] |= validation(config, model, discriminator, valid_set)
+            history[-1] |= validation(config, average or model, discriminator, valid_set)
         if config.out and config.save_every and step % config.save_every == 0:
-            save_checkpoint(config.out, config, step, model, discriminator, optimizers, history)
+            save_checkpoint(config.out, config, step, model, discriminator, optimizers, history, average)
     if sums:                                              # the clock ended the run between two records
         now = time.perf_counter()
         history.append(make_record(config, step, step - logged, now - began, (step - logged) * config.batch_size / (now - logged_at), sums, mean, logvar))
     bar.close()
-    if history: history[-1] |= validation(config, model, discriminator, valid_set)
+    if history: history[-1] |= validation(config, average or model, discriminator, valid_set)
     return step
 
 # %% ../nbs/06_training.ipynb #effddb37
@@ -468,28 +632,32 @@ def train(config: TrainConfig, dataset=None, model: nn.Module | None = None, dis
 
     `dataset`: None opens `config.dataset`; else a map-style dataset of images C x H x W (float in [-1, 1], uint8, or tuples that begin with one), split by the seed, or a
     pair (train, valid) of them. `model`: any module with x -> (x_hat, mean, logvar); `discriminator`: any with x -> logits. `resume`: a checkpoint to go
-    on from, to the same result as an unbroken run. `progress`: a live line in the terminal. Stops at the first of `epochs`, `steps` and `minutes`.
+    on from, to the same result as an unbroken run. The model returned has the averaged weights, unless `config.average` is 0. `progress`: a live line in the terminal. Stops at the first of `epochs`, `steps` and `minutes`.
     Returns `TrainResult`; writes `config.out` when given. Raises `ValueError` for bad input before training, `CheckpointError` for a
     checkpoint that does not fit, `FloatingPointError` when a loss is no longer finite.
     """
+    check_type("config", config, TrainConfig, "a TrainConfig")
     config.check()
+    yours = model is not None or discriminator is not None
+    if model is not None: check_modules(model=model)
+    check_modules(discriminator=discriminator)
     device = choose_device(config.device)
     dtype = choose_precision(config.precision, device)
-    if config.out: check_folder(config.out)
     train_set, valid_set = split_data(dataset, config)
-    order = batch_order(len(train_set), config.batch_size, config.seed, 0)
-    first = load_batch(train_set, next(order))
-    expected = (config.in_channels, config.image_size, config.image_size)
-    if tuple(first.shape[1:]) != expected: raise ValueError(f"images must have shape {expected} as configured, got {tuple(first.shape[1:])}")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        model = (model or config.make_model()).to(device, memory_format=torch.channels_last)
-        if config.uses("patchgan"): discriminator = (discriminator or config.make_discriminator()).to(device, memory_format=torch.channels_last)
+        model = (config.make_model() if model is None else model).to(device, memory_format=torch.channels_last)
+        if config.uses("patchgan"): discriminator = (config.make_discriminator() if discriminator is None else discriminator).to(device, memory_format=torch.channels_last)
         else: discriminator = None
         optimizers, step, history = make_optimizers(config, model, discriminator), 0, []
-        if resume: step, history = restore(resume, config, model, discriminator, optimizers)
-        step = _loop(config, train_set, valid_set, model, discriminator, optimizers, step, history, dtype, progress)
-    for net in (model, discriminator):
+        average = copy.deepcopy(model) if config.average else None
+        if resume is not None: step, history = restore(resume, config, model, discriminator, optimizers, average)
+        limit = total_steps(config, len(train_set))
+        if step >= limit: raise ValueError(f"nothing is left to train: {str(resume)!r} is at step {step}, and epochs and steps allow {limit}")
+        if yours: check_networks(model, discriminator, load_batch(train_set, next(batch_order(len(train_set), config.batch_size, config.seed, 0))).to(device))
+        if config.out: check_folder(config.out, 4 * sum(p.nbytes for net in (model, discriminator) if net is not None for p in net.parameters()))
+        step = _loop(config, train_set, valid_set, model, average, discriminator, optimizers, step, history, dtype, progress)
+    for net in (model, average, discriminator):
         if net is not None: net.eval()
-    paths = save_checkpoint(config.out, config, step, model, discriminator, optimizers, history) if config.out else {}
-    return TrainResult(model, discriminator, history, paths, config, step)
+    paths = save_checkpoint(config.out, config, step, model, discriminator, optimizers, history, average) if config.out else {}
+    return TrainResult(average or model, discriminator, history, paths, config, step)
