@@ -44,12 +44,15 @@ def decoder_sensitivity(decoder: Callable[[Tensor], Tensor], z: Tensor, delta: f
     """Mean squared derivative of the decoded values in each latent, by central differences: (latent_dim,).
 
     `decoder`: maps (N, latent_dim) to (N, ...); `z`: (N, latent_dim), where to measure; `delta` > 0: half the step. Averaged over the batch
-    and over a datum's values. Raises `ValueError` for another shape of `z` a `delta` that is not positive or a `decoder`
-    that is no function.
+    and over a datum's values. Raises `ValueError` for another shape of `z`, a `delta` that is not positive or a `decoder`
+    that cannot take it.
     """
     check_codes(z, z)
     check_number("delta", delta, positive=True)
     if not callable(decoder): raise ValueError(f"decoder must be a module or a function of z, got {brief(decoder)}")
+    try: decoded = decoder(z)
+    except Exception as error: raise ValueError(f"decoder cannot take z {tuple(z.shape)}: {type(error).__name__}: {brief(error)}") from error
+    if not isinstance(decoded, Tensor) or decoded.ndim < 1 or len(decoded) != len(z): raise ValueError(f"decoder must return a tensor (N, ...), got {brief(decoded)}")
     steps = delta * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     return torch.stack([((decoder(z + e) - decoder(z - e)) / (2 * delta)).square().mean() for e in steps])
 

@@ -103,7 +103,7 @@ def laplace_nll(x: Tensor, x_hat: Tensor, scale: float | Tensor = 1.) -> Tensor:
 def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
     """-log Bernoulli(x; sigmoid(logits)) of each datum in nats, summed over its values.
 
-    `x`: (N, ...) in [0, 1]; `logits`: the same shape, any real number. Returns (N,). Normalized for x in {0, 1} alone; for grey values
+    `x`: (N, ...) in [0, 1]; `logits`: the same shape, any real number. Returns (N,). Normalized for x in {0, 1} alone; for gray values
     between them it is the cross-entropy, which is no log-likelihood. Raises `ValueError` for shapes that differ or x outside [0, 1].
     """
     check_images(x, logits)

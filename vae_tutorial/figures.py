@@ -23,7 +23,7 @@ __all__ = ['CURVES', 'check_batch', 'check_vae', 'tile', 'finish', 'picture_rows
 # %% ../nbs/07_faces.ipynb #871db3bf
 def check_batch(images: Tensor, name: str = "images") -> None:
     "Raise `ValueError` unless `images` is a floating-point tensor (N, C, H, W), C 1 or 3, N at least 1, without NaN."
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"{name} must be a floating-point tensor of shape (N, 1 or 3, H, W), got {tuple(images.shape) if isinstance(images, Tensor) and images.is_floating_point() else brief(images)}")
     if images.isnan().any(): raise ValueError(f"{name} must be numbers, got NaN")
 
@@ -67,7 +67,7 @@ def finish(fig, path: str | Path | None):
         path = check_path("path", path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            fig.savefig(path, dpi=150)
+            fig.savefig(path, dpi=150, bbox_inches="tight")
         except OSError as error: raise ValueError(f"cannot write the figure {str(path)!r}: {error.strerror or error}") from None
     return fig
 

@@ -31,11 +31,11 @@ from .resnet import ResidualVAE, check_architecture, check_floats
 from .runtime import brief, check_device, check_path, check_type, choose_device, choose_precision
 
 # %% auto #0
-__all__ = ['FORMAT', 'FORMAT_VERSION', 'TrainConfig', 'VAELoss', 'vae_loss', 'check_modules', 'gradients', 'training_step',
-           'make_optimizers', 'warm_rate', 'set_rates', 'update_average', 'hash_seed', 'batch_order', 'prefetch',
-           'validation_order', 'evaluate', 'TrainResult', 'CheckpointError', 'save_checkpoint', 'read_checkpoint',
-           'read_history', 'config_from', 'load', 'restore_optimizer', 'check_folder', 'split_data', 'check_networks',
-           'restore', 'total_steps', 'validation', 'show_progress', 'make_record', 'train']
+__all__ = ['FORMAT', 'FORMAT_VERSION', 'TrainConfig', 'VAELoss', 'vae_loss', 'check_modules', 'check_optimizers', 'gradients',
+           'training_step', 'make_optimizers', 'warm_rate', 'set_rates', 'update_average', 'hash_seed', 'batch_order',
+           'prefetch', 'validation_order', 'evaluate', 'TrainResult', 'CheckpointError', 'save_checkpoint',
+           'read_checkpoint', 'read_history', 'config_from', 'load', 'restore_optimizer', 'check_folder', 'split_data',
+           'check_networks', 'restore', 'total_steps', 'validation', 'show_progress', 'make_record', 'train']
 
 # %% ../nbs/06_training.ipynb #5de49b3f
 @dataclass
@@ -190,6 +190,10 @@ def check_modules(**modules: nn.Module | None) -> None:
     for name, module in modules.items():
         if module is not None or name != "discriminator": check_type(name, module, nn.Module, "a torch.nn.Module")
 
+def check_optimizers(optimizers: list[torch.optim.Optimizer]) -> None:
+    "Raise `ValueError` unless `optimizers` is a list of optimizers."
+    if not isinstance(optimizers, (list, tuple)) or not all(isinstance(each, torch.optim.Optimizer) for each in optimizers): raise ValueError(f"optimizers must be a list of optimizers, got {brief(optimizers)}")
+
 def gradients(loss: Tensor, network: nn.Module, more: bool = False) -> None:
     "Put d loss / d parameters into the `.grad` of `network`'s parameters, and of nothing else. `more`: the graph is needed again. `ValueError` for a loss that has none."
     check_modules(network=network)
@@ -211,7 +215,7 @@ def training_step(model: nn.Module, discriminator: nn.Module | None, optimizers:
     check_type("config", config, TrainConfig, "a TrainConfig")
     check_floats("x", x, next(model.parameters()))
     if dtype not in (torch.float32, torch.bfloat16): raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {brief(dtype)}")
-    if not isinstance(optimizers, (list, tuple)) or not all(isinstance(each, torch.optim.Optimizer) for each in optimizers): raise ValueError(f"optimizers must be a list of optimizers, got {brief(optimizers)}")
+    check_optimizers(optimizers)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         x_hat, mean, logvar = model(x)
         logits_fake = discriminator(x_hat) if discriminator is not None else None
@@ -375,6 +379,7 @@ def save_checkpoint(folder: Path, config: TrainConfig, step: int, model: nn.Modu
     check_type("config", config, TrainConfig, "a TrainConfig")
     check_count("step", step, 0)
     check_modules(model=model, discriminator=discriminator)
+    check_optimizers(optimizers)
     about = dict(format=FORMAT, format_version=FORMAT_VERSION, step=step, model=type(model).__name__, config=asdict(config))
     tensors = {f"model.{k}": v for k, v in (average or model).state_dict().items()}
     if average: tensors |= {f"last.{k}": v for k, v in model.state_dict().items()}
@@ -537,6 +542,7 @@ def restore(path: str | Path, config: TrainConfig, model: nn.Module, discriminat
     """
     check_type("config", config, TrainConfig, "a TrainConfig")
     check_modules(model=model, discriminator=discriminator)
+    check_optimizers(optimizers)
     about, tensors, folder = read_checkpoint(path)
     free = {"epochs", "steps", "minutes", "log_every", "valid_every", "valid_batches", "save_every", "out", "device"}
     old = config_from(about, path)
