@@ -208,7 +208,7 @@ def training_step(model: nn.Module, discriminator: nn.Module | None, optimizers:
                   dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """One step of the method on a batch `x` (N, C, H, W): both gradients at the same weights, then both optimizers.
 
-    `dtype` bfloat16 computes the networks under autocast; losses are float32. Returns the loss terms by name (detached scalars), mean and logvar.
+    `dtype` bfloat16 computes the networks under autocast; losses are at least float32, and float64 for networks and images in it. Returns the loss terms by name (detached scalars), mean and logvar.
     Raises `ValueError` for other kinds of arguments, and for a batch that the networks refuse.
     """
     check_modules(model=model, discriminator=discriminator)
@@ -220,8 +220,9 @@ def training_step(model: nn.Module, discriminator: nn.Module | None, optimizers:
         x_hat, mean, logvar = model(x)
         logits_fake = discriminator(x_hat) if discriminator is not None else None
         logits_real = discriminator(x) if discriminator is not None else None
-    x_hat, mean, logvar = x_hat.float(), mean.float(), logvar.float()
-    if discriminator is not None: logits_fake, logits_real = logits_fake.float(), logits_real.float()
+    exact = torch.promote_types(x.dtype, torch.float32)
+    x_hat, mean, logvar = x_hat.to(exact), mean.to(exact), logvar.to(exact)
+    if discriminator is not None: logits_fake, logits_real = logits_fake.to(exact), logits_real.to(exact)
     loss = vae_loss(x, x_hat, mean, logvar, logits_fake, config)
     gradients(loss.total, model, more=discriminator is not None)       # L_G moves the VAE alone
     terms = dict(loss=loss.total, reconstruction=loss.reconstruction, kl=loss.kl, regularizer=loss.regularizer, adversarial=loss.adversarial)
