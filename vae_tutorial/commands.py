@@ -130,7 +130,7 @@ def compare(folder: Path, config: TrainConfig, dataset=None, progress: bool = Tr
     return metrics
 
 # %% ../nbs/12_commands.ipynb #b3e05392
-QUICKSTART = dict(image_size=40, blocks=3, steps=2000)   # of each method: under ten minutes on two plain cores
+QUICKSTART = dict(image_size=40, blocks=3, steps=2000)   # of each method: about twelve minutes in all on one plain core
 
 # %% ../nbs/12_commands.ipynb #843ca85e
 def machine_line(config: TrainConfig) -> str:
