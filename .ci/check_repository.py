@@ -43,7 +43,7 @@ version = re.search(r'__version__ = "(.+)"', (root / "vae_tutorial/__init__.py")
 if not version or version[1] != cfg["version"]: problems.append("vae_tutorial/__init__.py and settings.ini disagree about the version")
 
 # which module may import which: a lower one never imports a higher one
-ORDER = "plotting runtime data elbo mixture collapse resnet patchgan training metrics figures commands".split()
+ORDER = "plotting runtime data elbo mixture collapse resnet patchgan training metrics figures commands bench".split()
 TORCH_ALONE = {"elbo", "mixture", "collapse", "resnet", "patchgan"}
 for path in (root / "vae_tutorial").glob("[!_]*.py"):
     imported = set()

@@ -114,6 +114,12 @@ class Mutants(ast.NodeVisitor):
     def visit_keyword(self, node):
         if node.arg not in LOOKS: self.visit(node.value)
 
+    def visit_Dict(self, node):
+        for key, value in zip(node.keys, node.values):
+            name = key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else ""
+            if "." not in name or name.rpartition(".")[2] not in LOOKS: self.visit(value)  # as in matplotlib's settings: {"font.size": 10}
+            if key is not None: self.visit(key)
+
     # what is changed
     def visit_BinOp(self, node):
         literal = (ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.ListComp)

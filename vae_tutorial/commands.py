@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUICKSTART', 'GUIDE', 'one_line_errors', 'spell', 'refuse_option', 'new_folder', 'measure', 'check_held_out',
-           'compare', 'machine_line', 'summary', 'vae_quickstart', 'vae_train', 'as_number']
+           'compare', 'machine_line', 'suggest', 'summary', 'vae_quickstart', 'vae_train', 'as_number']
 
 # %% ../nbs/12_commands.ipynb #8d20fef7
 import argparse
@@ -23,7 +23,7 @@ from .data import load_batch
 from .figures import check_batch, reconstructions, samples, training_curves, transitions, variants
 from .metrics import high_frequency_energy, patch_swd, psnr, ssim
 from .mixture import MixturePosterior, kl_decomposition
-from .runtime import brief, check_path, check_type, choose_device, choose_precision, describe_machine
+from .runtime import brief, check_path, check_type, choose_device, choose_precision, describe_machine, suggest_allocator
 from .training import TrainConfig, TrainResult, check_folder, config_from, read_checkpoint, split_data, train
 
 # %% ../nbs/12_commands.ipynb #a7f67bdd
@@ -56,7 +56,7 @@ def refuse_option(parser: argparse.ArgumentParser, message: str) -> None:
     "One line for an option that `parser` does not know or cannot read, in place of argparse's summary of them all; exit code 2."
     parser.exit(2, f"{parser.prog}: {message}; --help lists the options\n")
 
-if Path(sys.argv[0]).stem in ("vae_quickstart", "vae_train"):
+if Path(sys.argv[0]).stem in ("vae_quickstart", "vae_train", "vae_bench"):
     sys.argv[1:] = spell(sys.argv[1:], fastcore.__version__)
     argparse.ArgumentParser.error = refuse_option
 
@@ -130,7 +130,7 @@ def compare(folder: Path, config: TrainConfig, dataset=None, progress: bool = Tr
     return metrics
 
 # %% ../nbs/12_commands.ipynb #b3e05392
-QUICKSTART = dict(image_size=40, blocks=3, steps=2000)   # of each method: about twelve minutes in all on one plain core
+QUICKSTART = dict(image_size=40, blocks=3, steps=2000, n=6000)   # n: images; steps: of each method
 
 # %% ../nbs/12_commands.ipynb #843ca85e
 def machine_line(config: TrainConfig) -> str:
@@ -141,6 +141,12 @@ def machine_line(config: TrainConfig) -> str:
     dtype = str(choose_precision(config.precision, device)).removeprefix("torch.")
     where = machine.get("gpu", f"{machine['processor']}, {machine['threads']} threads")
     return f"{where}, {dtype} convolutions, torch {machine['torch']}"
+
+def suggest(config: TrainConfig) -> None:
+    "Print one line on a faster memory allocator for this very command, where there is one to suggest."
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    line = suggest_allocator(choose_device(config.device), sys.argv)
+    if line: print(line)
 
 def summary(metrics: dict) -> str:
     "Both methods' measurements as a small table. `ValueError` for other metrics."
@@ -167,7 +173,7 @@ def vae_quickstart(
     out: str = "results",   # folder that receives a new numbered folder with this run
     steps: int = QUICKSTART["steps"],  # optimizer steps of each method
     dataset: str = "faces", # the embedded faces, a folder of images, or celeba, fashion_mnist, mnist
-    n: int = 10_000,        # images to use at most
+    n: int = QUICKSTART["n"],  # images to use at most
     image_size: int = QUICKSTART["image_size"],  # pixels on a side, divisible by 8
     seed: int = 0,          # of everything random
     device: str = "auto",   # auto, cpu, cuda, cuda:N or mps
@@ -176,6 +182,7 @@ def vae_quickstart(
     config = TrainConfig(dataset=dataset, data_size=n, image_size=image_size, blocks=QUICKSTART["blocks"], epochs=None, steps=steps, seed=seed, device=device)
     choose_device(device)
     print(f"vae_quickstart: {machine_line(config)}")
+    suggest(config)
     print("Opening the images: the embedded faces are drawn once, then kept in the cache ..." if dataset == "faces" else f"Opening {dataset} ...", flush=True)
     splits = split_data(None, config)
     check_held_out(splits[1], config)
@@ -216,6 +223,7 @@ def vae_train(
     seed: int = None,                # of everything random
     device: str = "auto",            # auto, cpu, cuda, cuda:N or mps
     precision: str = None,           # auto, float32 or bf16
+    compile: bool = False,           # torch.compile the networks: a first step of minutes, then faster ones
     save_every: int = 500,           # steps between checkpoints
     valid_every: int = None,         # steps between validations
     resume: str = None,              # a run's folder (or its checkpoint) to go on with, in place
@@ -228,13 +236,14 @@ def vae_train(
     if resume:
         about, _, folder = read_checkpoint(resume)
         limits = {k: given.get(k) for k in ("epochs", "steps", "minutes")} if {"epochs", "steps", "minutes"} & set(given) else {}
-        old, free = config_from(about, resume), ("epochs", "steps", "minutes", "device", "save_every", "valid_every")
+        old, free = config_from(about, resume), ("epochs", "steps", "minutes", "device", "save_every", "valid_every", "compile")
         asked = {k: v for k, v in given.items() if k not in free and v != dict(dataset="faces", method="proposed", image_size=64, in_channels=3).get(k)}
         changed = [k for k, v in asked.items() if v != getattr(old, k)] + ["out"] * (out != "results")
         if changed: raise ValueError(f"--resume goes on in place, under the settings in the checkpoint: {', '.join(changed)} cannot change, {', '.join(free)} can")
-        config = replace(old, **limits, device=device, save_every=save_every, valid_every=valid_every, out=str(folder))
+        config = replace(old, **limits, device=device, save_every=save_every, valid_every=valid_every, compile=compile, out=str(folder))
     else: config = TrainConfig(**given)
     print(f"vae_train: {machine_line(config)}")
+    suggest(config)
     print(f"Opening {config.dataset} ...", flush=True)
     splits = split_data(None, config)
     check_held_out(splits[1], config)

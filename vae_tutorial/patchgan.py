@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .elbo import check_count, check_number
-from .resnet import SameConv2d, check_maps, make_norm
+from .resnet import Layers, SameConv2d, check_maps, make_norm
 from .runtime import brief
 
 # %% auto #0
@@ -62,7 +62,7 @@ class PatchDiscriminator(nn.Module):
             layers += [SameConv2d(before, after, 3, stride), make_norm(norm, after)]
             if dropout: layers += [nn.Dropout(dropout)]
             layers += [nn.LeakyReLU(0.3)]
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers = Layers(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.in_channels, weight=self.layers[0].weight)

@@ -16,7 +16,7 @@ from .runtime import brief, check_type
 
 # %% auto #0
 __all__ = ['NORM_EPS', 'glorot_', 'check_floats', 'check_maps', 'SameConv2d', 'SameConvTranspose2d', 'ChannelAffine', 'make_norm',
-           'norm_relu', 'three_convolutions', 'IdentityBlock', 'DownBlock', 'UpBlock', 'check_architecture',
+           'Layers', 'norm_relu', 'three_convolutions', 'IdentityBlock', 'DownBlock', 'UpBlock', 'check_architecture',
            'ResidualEncoder', 'without_autocast', 'GaussianSampler', 'ResidualDecoder', 'ResidualVAE',
            'count_parameters', 'scaled_init_']
 
@@ -51,7 +51,7 @@ class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's "same" padding: output ceil(H / stride), the odd pixel of padding at the bottom and the right.
 
     `in_channels`, `out_channels`, odd `kernel_size`, `stride`. Glorot-uniform kernel, zero bias. (N, in, H, W) -> (N, out, ceil(H/stride),
-    ceil(W/stride)). Raises `ValueError` for a size below 1, an even kernel or another shape of input.
+    ceil(W/stride)). `scale`, `shift`, (out,) each: of the channels of what comes out. Raises `ValueError` for a size below 1, an even kernel or another shape of input.
     """
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1):
         sizes = dict(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride)
@@ -60,15 +60,14 @@ class SameConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride)
         glorot_(self)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         check_maps(x, self.in_channels, weight=self.weight)
-        k, s = self.kernel_size[0], self.stride[0]
-        if k == 1: return super().forward(x)
-        if s == 1: return F.conv2d(x, self.weight, self.bias, padding=k // 2)
+        weight, bias, k, s = self.weight, self.bias, self.kernel_size[0], self.stride[0]
+        if scale is not None: weight, bias = weight * scale[:, None, None, None], bias * scale + shift   # an affine that follows
         total = [max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[-2:]]
-        if all(t % 2 == 0 for t in total): return F.conv2d(x, self.weight, self.bias, s, [t // 2 for t in total])
+        if all(t % 2 == 0 for t in total): return F.conv2d(x, weight, bias, s, [t // 2 for t in total])
         (h, w) = total
-        return F.conv2d(F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2)), self.weight, self.bias, s)
+        return F.conv2d(F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2)), weight, bias, s)
 
 # %% ../nbs/04_resnet.ipynb #998de922
 class SameConvTranspose2d(nn.ConvTranspose2d):
@@ -117,17 +116,32 @@ def make_norm(norm: str, channels: int) -> nn.Module:
     if norm == "batch": return nn.BatchNorm2d(channels, eps=NORM_EPS, momentum=0.01)
     raise ValueError(f'norm must be "affine" or "batch", got {brief(norm)}')
 
+# %% ../nbs/04_resnet.ipynb #b3831fce
+class Layers(nn.Sequential):
+    """`nn.Sequential`, with each `ChannelAffine` that follows a `SameConv2d` computed inside that convolution, (4.7).
+
+    Same parameters, same names, same function as `nn.Sequential` of the same layers; fewer passes over the feature maps.
+    """
+    def forward(self, x: Tensor) -> Tensor:
+        inside = None
+        for layer, after in zip(self, [*self][1:] + [None]):
+            if layer is inside: continue
+            if isinstance(layer, SameConv2d) and isinstance(after, ChannelAffine) and len(after.weight) == layer.out_channels:
+                x, inside = layer(x, after.weight / (1 + NORM_EPS) ** 0.5, after.bias), after
+            else: x = layer(x)
+        return x
+
 # %% ../nbs/04_resnet.ipynb #004c6583
 def norm_relu(norm: str, channels: int, layer: nn.Module) -> list[nn.Module]:
     "Pre-activation: normalize, rectify, then `layer`."
     return [make_norm(norm, channels), nn.ReLU(), layer]
 
 # %% ../nbs/04_resnet.ipynb #69104257
-def three_convolutions(channels: int, stride: int, norm: str) -> nn.Sequential:
+def three_convolutions(channels: int, stride: int, norm: str) -> Layers:
     "The residual branch: BN-ReLU-conv3x3, BN-ReLU-conv3x3, BN-ReLU-conv1x1, the stride on the last."
-    return nn.Sequential(*norm_relu(norm, channels, SameConv2d(channels, channels)),
-                         *norm_relu(norm, channels, SameConv2d(channels, channels)),
-                         *norm_relu(norm, channels, SameConv2d(channels, channels, 1, stride)))
+    return Layers(*norm_relu(norm, channels, SameConv2d(channels, channels)),
+                  *norm_relu(norm, channels, SameConv2d(channels, channels)),
+                  *norm_relu(norm, channels, SameConv2d(channels, channels, 1, stride)))
 
 # %% ../nbs/04_resnet.ipynb #c5359b4a
 class IdentityBlock(nn.Module):
@@ -156,7 +170,7 @@ class DownBlock(nn.Module):
         super().__init__()
         check_count("channels", channels)
         self.channels, self.branch = channels, three_convolutions(channels, 2, norm)
-        self.skip = nn.Sequential(*norm_relu(norm, channels, SameConv2d(channels, channels, 1, 2)))
+        self.skip = Layers(*norm_relu(norm, channels, SameConv2d(channels, channels, 1, 2)))
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.channels, weight=self.branch[0].weight)
@@ -172,9 +186,9 @@ class UpBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, norm: str = "affine"):
         super().__init__()
         self.in_channels = in_channels
-        self.branch = nn.Sequential(*norm_relu(norm, in_channels, SameConv2d(in_channels, out_channels, 1)),
-                                    *norm_relu(norm, out_channels, SameConvTranspose2d(out_channels, out_channels)))
-        self.skip = nn.Sequential(*norm_relu(norm, in_channels, SameConvTranspose2d(in_channels, out_channels)))
+        self.branch = Layers(*norm_relu(norm, in_channels, SameConv2d(in_channels, out_channels, 1)),
+                             *norm_relu(norm, out_channels, SameConvTranspose2d(out_channels, out_channels)))
+        self.skip = Layers(*norm_relu(norm, in_channels, SameConvTranspose2d(in_channels, out_channels)))
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.in_channels, weight=self.branch[0].weight)

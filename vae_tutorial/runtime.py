@@ -5,15 +5,19 @@
 # %% ../nbs/10_runtime.ipynb #3a29ae93
 from __future__ import annotations
 
+import ctypes.util
 import os
 import platform
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import torch
 
 # %% auto #0
-__all__ = ['brief', 'check_type', 'check_path', 'check_device', 'choose_device', 'cpu_flags', 'native_bf16', 'choose_precision',
+__all__ = ['MALLOC_CONF', 'brief', 'check_type', 'check_path', 'check_device', 'choose_device', 'cpu_flags', 'native_bf16',
+           'choose_precision', 'allocator', 'allocator_settings', 'suggest_allocator', 'check_compiler',
            'describe_machine', 'pin_threads']
 
 # %% ../nbs/10_runtime.ipynb #5808dfaa
@@ -82,9 +86,46 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto": name = "bf16" if native_bf16(device) else "float32"
     return torch.bfloat16 if name == "bf16" else torch.float32
 
+# %% ../nbs/10_runtime.ipynb #02ae5913
+def allocator() -> str:
+    'What serves this process\'s `malloc`: "jemalloc" or "tcmalloc" where such a library is loaded, else "system".'
+    maps = Path("/proc/self/maps")
+    loaded = maps.read_text(errors="replace") if maps.exists() else os.environ.get("DYLD_INSERT_LIBRARIES", "")
+    return next((name for name in ("jemalloc", "tcmalloc") if f"/lib{name}" in loaded), "system")
+
+# %% ../nbs/10_runtime.ipynb #84a6b06d
+MALLOC_CONF = "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1"   # jemalloc's: huge pages, and never give one back
+
+def allocator_settings() -> dict[str, str]:
+    "Environment variables under which a program starts with jemalloc, or else with tcmalloc; empty where this machine has neither."
+    folders = [*Path("/usr/lib").glob("*-linux-gnu"), *map(Path, ("/usr/lib64", "/usr/lib", "/usr/local/lib"))]
+    for name, file in (("jemalloc", "libjemalloc.so.2"), ("tcmalloc_minimal", "libtcmalloc_minimal.so.4")):
+        found = next((str(folder / file) for folder in folders if (folder / file).exists()), None) or ctypes.util.find_library(name)
+        if found: return dict(LD_PRELOAD=found) | (dict(MALLOC_CONF=MALLOC_CONF) if name == "jemalloc" else {})
+    return {}
+
+# %% ../nbs/10_runtime.ipynb #2d21e5d9
+def suggest_allocator(device: torch.device, command: list[str]) -> str:
+    """One line on how to run `command` (its words) with an allocator that keeps its pages; "" where there is nothing to suggest.
+
+    Suggests on Linux, for a CPU, while the system's own allocator is in use. Raises `ValueError` for other kinds of arguments.
+    """
+    check_type("device", device, torch.device, "a torch.device")
+    if not isinstance(command, (list, tuple)) or not command or not all(isinstance(word, str) for word in command): raise ValueError(f"command must be a list of words, got {brief(command)}")
+    if platform.system() != "Linux" or device.type != "cpu" or allocator() != "system": return ""
+    settings = " ".join(f"{name}={value}" for name, value in allocator_settings().items())
+    if not settings: return "A CPU trains faster with another memory allocator: install Debian's package libjemalloc2, then this line says how to use it"
+    return f"Faster on a CPU, with another memory allocator: {settings} {shlex.join([Path(command[0]).name, *command[1:]])}"
+
+# %% ../nbs/10_runtime.ipynb #52c555d1
+def check_compiler() -> None:
+    "Raise `ValueError` unless there is the C++ compiler that `torch.compile` uses on a CPU: the one in the environment's `CXX`, else g++ (clang++ on a Mac, cl on Windows)."
+    name = os.environ.get("CXX") or dict(Darwin="clang++", Windows="cl").get(platform.system(), "g++")
+    if not shutil.which(name): raise ValueError(f"compile=True needs a C++ compiler on a CPU, and {brief(name)} is not there: install it (Debian: g++), name another one in CXX, or leave compile off")
+
 # %% ../nbs/10_runtime.ipynb #61a44e25
 def describe_machine(device: torch.device) -> dict[str, str | int]:
-    "What a measurement needs beside it: processor or GPU, cores, threads, operating system, versions of Python and torch."
+    "What a measurement needs beside it: processor or GPU, cores, threads, memory allocator, operating system, versions of Python and torch."
     check_type("device", device, torch.device, "a torch.device")
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -92,7 +133,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         processor = names[0] if names else processor
     found = dict(device=str(device), processor=processor, cores=os.cpu_count() or 1, threads=torch.get_num_threads(), native_bf16=native_bf16(device),
-                 system=platform.system(), python=platform.python_version(), torch=torch.__version__)
+                 allocator=allocator(), system=platform.system(), python=platform.python_version(), torch=torch.__version__)
     if device.type == "cuda": found["gpu"] = torch.cuda.get_device_name(device)
     return found
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,8 @@ __all__ = ['FORMAT', 'FORMAT_VERSION', 'TrainConfig', 'VAELoss', 'vae_loss', 'ch
            'training_step', 'make_optimizers', 'warm_rate', 'set_rates', 'update_average', 'hash_seed', 'batch_order',
            'prefetch', 'validation_order', 'evaluate', 'TrainResult', 'CheckpointError', 'save_checkpoint',
            'read_checkpoint', 'read_history', 'config_from', 'load', 'restore_optimizer', 'check_folder', 'split_data',
-           'check_networks', 'restore', 'total_steps', 'validation', 'show_progress', 'make_record', 'train']
+           'check_networks', 'restore', 'total_steps', 'validation', 'show_progress', 'make_record', 'train',
+           'compile_networks']
 
 # %% ../nbs/06_training.ipynb #5de49b3f
 @dataclass
@@ -59,7 +61,7 @@ class TrainConfig:
     norm: str = "affine"                    # "affine" as the reference runs, "batch" as the text says
     input_norm: str = "none"                # "layer" as the reference, or "none"
     init: str = "scaled"                    # of the VAE's weights: "glorot" as the reference, or "scaled"
-    discriminator_channels: tuple[int, ...] = (64, 64, 64, 1)           # paper: 128,128,128,64,64,1
+    discriminator_channels: tuple[int, ...] = (32, 64, 64, 64, 1)       # paper: 128,128,128,64,64,1
     discriminator_strides: tuple[int, ...] | None = None                # None: scaled with the image; paper: 2,2,2,1,1,1
     dropout: float = 0.                     # in the discriminator, in [0, 1); paper: 0.25, inactive in the reference
     reconstruction_weight: float | str = "hold_weight"   # of the mean absolute error, or "hold_weight" / "hold_scale"; paper: 5000 at 3x256x256
@@ -73,7 +75,7 @@ class TrainConfig:
     patchgan: bool | None = None            # discriminator; None: as `method` says
     batch_size: int = 16                    # images; paper: 10 to 20
     lr: float = 2e-3                        # Adam's, of the VAE; reference: 1e-4
-    discriminator_lr: float | None = 5e-4   # Adam's, of the discriminator; None: `lr`; reference: 1e-4
+    discriminator_lr: float | None = 1e-3   # Adam's, of the discriminator; None: `lr`; reference: 1e-4
     betas: tuple[float, float] = (0.5, 0.99)             # Adam's; reference: 0.5, 0.999
     warmup: int = 50                        # steps over which both rates rise from 0; reference: 0
     average: float = 0.98                   # decay a step of the running average of the VAE's weights, in [0, 1); 0: none, as the reference
@@ -84,6 +86,7 @@ class TrainConfig:
     seed: int = 0                           # of initialization, split, order, flips and noise
     device: str = "auto"                    # "auto", "cpu", "cuda", "cuda:N", "mps"
     precision: str = "auto"                 # "auto", "float32", "bf16"
+    compile: bool = False                   # torch.compile the networks: a first step of minutes, then faster ones
     log_every: int = 10                     # steps between records of the history
     valid_every: int | None = None          # steps between validations; None: at the end alone
     valid_batches: int = 16                 # batches a validation looks at, at most
@@ -98,7 +101,7 @@ class TrainConfig:
     def check(self) -> None:
         "Raise `ValueError` for the first field out of range."
         allowed = dict(method=("standard", "proposed"), norm=("affine", "batch"), input_norm=("layer", "none"), init=("glorot", "scaled"), reconstruction_norm=("l1", "l2"),
-                       variance=("total", "between"), precision=("auto", "float32", "bf16"), flip=(True, False), population=(None, True, False), regularizer=(None, True, False), patchgan=(None, True, False))
+                       variance=("total", "between"), precision=("auto", "float32", "bf16"), flip=(True, False), compile=(True, False), population=(None, True, False), regularizer=(None, True, False), patchgan=(None, True, False))
         for name, names in allowed.items():
             value = getattr(self, name)
             if not any(value is one or isinstance(value, str) and value == one for one in names):
@@ -140,10 +143,10 @@ class TrainConfig:
         return scaled_reconstruction_weight(self.reconstruction_weight, self.image_size, self.in_channels)
 
     def strides(self) -> tuple[int, ...]:
-        "The discriminator's strides: as given, or the paper's (of another number of layers: all 2) with one 2 fewer for each halving of 256 pixels."
+        "The discriminator's strides: as given, or the paper's (of another number of layers: 1, then all 2) with one 2 fewer for each halving of 256 pixels."
         layers = len(self.discriminator_channels)
         if self.discriminator_strides is not None: return tuple(self.discriminator_strides)
-        return scaled_strides(self.image_size, (2, 2, 2, 1, 1, 1) if layers == 6 else (2,) * layers)
+        return scaled_strides(self.image_size, (2, 2, 2, 1, 1, 1) if layers == 6 else (1,) + (2,) * (layers - 1))
 
     def shape(self) -> tuple[int, int, int]:
         "(channels, height, width) of an image."
@@ -548,7 +551,7 @@ def restore(path: str | Path, config: TrainConfig, model: nn.Module, discriminat
     check_modules(model=model, discriminator=discriminator)
     check_optimizers(optimizers)
     about, tensors, folder = read_checkpoint(path)
-    free = {"epochs", "steps", "minutes", "log_every", "valid_every", "valid_batches", "save_every", "out", "device"}
+    free = {"epochs", "steps", "minutes", "log_every", "valid_every", "valid_batches", "save_every", "out", "device", "compile"}
     old = config_from(about, path)
     changed = [f.name for f in fields(config) if f.name not in free and getattr(old, f.name) != getattr(config, f.name)]
     if changed: raise CheckpointError(f"cannot resume {str(path)!r}: it was trained with another {', '.join(changed)}")
@@ -665,9 +668,23 @@ def train(config: TrainConfig, dataset=None, model: nn.Module | None = None, dis
         limit = total_steps(config, len(train_set))
         if step >= limit: raise ValueError(f"nothing is left to train: {str(resume)!r} is at step {step}, and epochs and steps allow {limit}")
         if yours: check_networks(model, discriminator, load_batch(train_set, next(batch_order(len(train_set), config.batch_size, config.seed, 0))).to(device))
+        if config.compile: compile_networks(model, discriminator)
         if config.out: check_folder(config.out, 4 * sum(p.nbytes for net in (model, discriminator) if net is not None for p in net.parameters()))
         step = _loop(config, train_set, valid_set, model, average, discriminator, optimizers, step, history, dtype, progress)
     for net in (model, average, discriminator):
         if net is not None: net.eval()
     paths = save_checkpoint(config.out, config, step, model, discriminator, optimizers, history, average) if config.out else {}
     return TrainResult(average or model, discriminator, history, paths, config, step)
+
+# %% ../nbs/06_training.ipynb #c5f3bf1e
+def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> None:
+    """`torch.compile` each of `networks` in place; None is passed over. `backend`: as torch names it.
+
+    Raises `ValueError` for what is no module, and where the default backend lacks the C++ compiler that it needs.
+    """
+    for network in networks:
+        if network is not None: check_modules(model=network)
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if backend == "inductor" and shutil.which(compiler) is None: raise ValueError(f"compile=True needs a C++ compiler, and there is no {brief(compiler)} on this machine")
+    for network in networks:
+        if network is not None: network.compile(backend=backend)
