@@ -9,7 +9,7 @@ __all__ = ['REFERENCE', 'WIDE', 'CONFIGURATIONS', 'KINDS', 'configuration', 'cou
            'split_command', 'other_speed', 'ratio_of', 'bench_table', 'read_records', 'gather', 'vae_bench',
            'check_options', 'report']
 
-# %% ../nbs/09_bench.ipynb #7b1bd08f
+# %% ../nbs/09_bench.ipynb #e6a2b050
 import json
 import os
 import re
@@ -32,27 +32,27 @@ from torch.utils.flop_counter import flop_registry
 from .commands import QUICKSTART, one_line_errors
 from .data import FolderImages, SyntheticFaces, TensorImages, find_images, load_batch, random_flip
 from .elbo import check_count, check_number
-from .runtime import (brief, check_compiler, check_path, check_type, choose_device, choose_precision, describe_machine, pin_threads,
+from .runtime import (brief, check_path, check_type, choose_device, choose_precision, describe_machine, pin_threads,
                                   suggest_allocator)
-from .training import TrainConfig, make_optimizers, set_rates, training_step
+from .training import TrainConfig, compile_networks, make_optimizers, set_rates, training_step
 
-# %% ../nbs/09_bench.ipynb #0b4bb047
+# %% ../nbs/09_bench.ipynb #e9d0667a
 REFERENCE = dict(encoder_identity=2, input_norm="layer", init="glorot", discriminator_strides=(2, 2, 2, 1, 1, 1), lr=1e-4, discriminator_lr=1e-4)
 WIDE = dict(width=128, discriminator_channels=(128, 128, 128, 64, 64, 1))
 CONFIGURATIONS = dict(
     T=dict(image_size=16, width=8, latent_dim=16, blocks=2, discriminator_channels=(8, 1), discriminator_strides=(2, 1), batch_size=4),
-    Q=QUICKSTART,
+    Q={name: value for name, value in QUICKSTART.items() if name in TrainConfig.__dataclass_fields__},
     S=dict(image_size=64, width=32, latent_dim=64, blocks=4, discriminator_channels=(32, 32, 32, 16, 16, 1), batch_size=32, **REFERENCE),
     M=dict(image_size=64, latent_dim=128, blocks=4, batch_size=16, **WIDE, **REFERENCE),
     L=dict(image_size=256, latent_dim=512, blocks=6, batch_size=32, **WIDE, **REFERENCE))
 
-def configuration(name: str, device: str = "auto", precision: str = "auto") -> TrainConfig:
+def configuration(name: str, device: str = "auto", precision: str = "auto", compile: bool = False) -> TrainConfig:
     """The settings of configuration `name`: T, Q, S, M or L. On a CPU L takes a batch of 2.
 
-    Raises `ValueError` for another name, precision or device, and for a device that this machine lacks.
+    Raises `ValueError` for another name, precision or device, for a device that this machine lacks, and a `compile` that is not True or False.
     """
     if not isinstance(name, str) or name not in CONFIGURATIONS: raise ValueError(f"a configuration must be one of {', '.join(CONFIGURATIONS)}, got {brief(name)}")
-    settings = dict(epochs=None, steps=1, device=device, precision=precision) | CONFIGURATIONS[name]
+    settings = dict(epochs=None, steps=1, device=device, precision=precision, compile=compile) | CONFIGURATIONS[name]
     if name == "L" and choose_device(device).type == "cpu": settings["batch_size"] = 2
     return TrainConfig(**settings)
 
@@ -71,35 +71,32 @@ def count_operations(run: Callable[[], object]) -> int:
     with _Listener() as listener: run()
     return listener.flops
 
-# %% ../nbs/09_bench.ipynb #257286cf
+# %% ../nbs/09_bench.ipynb #0e94fa9e
 def count_flops(config: TrainConfig) -> float:
     "Floating-point operations an image in one training step of `config`, forward and backward, a multiply-add being two; elementwise work is left out. Raises `ValueError` for another kind of `config`."
     check_type("config", config, TrainConfig, "a TrainConfig")
-    config = replace(config, batch_size=min(config.batch_size, 2), precision="float32")
+    config = replace(config, batch_size=min(config.batch_size, 2), precision="float32", compile=False)
     step = make_step(config)
     return count_operations(lambda: step(0)) / config.batch_size
 
-# %% ../nbs/09_bench.ipynb #3a63af0d
-def make_step(config: TrainConfig, layout: str = "channels_last", compile: bool = False) -> Callable[[int], dict[str, torch.Tensor]]:
+# %% ../nbs/09_bench.ipynb #ee9d9eaa
+def make_step(config: TrainConfig, layout: str = "channels_last") -> Callable[[int], dict[str, torch.Tensor]]:
     """A function that takes training step k (from 0) of `config` on one random batch, and returns the loss terms.
 
-    `layout`: `"channels_last"` or `"contiguous"`; `compile`: networks through `torch.compile`, at the first step. Weights and images follow from `config.seed`;
+    `layout`: `"channels_last"` or `"contiguous"`. With `config.compile` the first step compiles the networks. Weights and images follow from `config.seed`;
     the noise of step k from torch's global generator. Raises `ValueError` for other arguments, a missing device, and a missing compiler.
     """
     check_type("config", config, TrainConfig, "a TrainConfig")
     if layout not in ("channels_last", "contiguous"): raise ValueError(f'layout must be "channels_last" or "contiguous", got {brief(layout)}')
-    check_type("compile", compile, bool, "True or False")
     device, memory = choose_device(config.device), torch.channels_last if layout == "channels_last" else torch.contiguous_format
     dtype = choose_precision(config.precision, device)
-    if compile and device.type == "cpu": check_compiler()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         nets = [config.make_model(), config.make_discriminator() if config.uses("patchgan") else None]
         nets = [None if net is None else net.to(device, memory_format=memory).train() for net in nets]
         x = (2 * torch.rand(config.batch_size, *config.shape()) - 1).to(device, memory_format=memory)
     optimizers = make_optimizers(config, *nets)
-    for net in nets:
-        if compile and net is not None: net.compile()
+    if config.compile: compile_networks(*nets)
     def step(k):
         set_rates(optimizers, config, k)
         return training_step(*nets, optimizers, x, config, dtype)[0]
@@ -234,8 +231,8 @@ def measure_data(config: TrainConfig, source: str = "faces", seconds: float = 2.
         if len(files) < config.batch_size: raise ValueError(f"the folder must fill a batch: {len(files)} images, batch_size {config.batch_size}")
         return dict(folder=loading_speed(files, config.batch_size, seconds), memory=loading_speed(TensorImages(files.batch(range(len(files)))), config.batch_size, seconds))
 
-# %% ../nbs/09_bench.ipynb #801d0d3d
-def measure_training(config: TrainConfig, steps: int = 20, warmup: int = 3, layout: str = "channels_last", compile: bool = False, limit: float = 300., data: str | None = None, profile: bool = False,
+# %% ../nbs/09_bench.ipynb #86de5e93
+def measure_training(config: TrainConfig, steps: int = 20, warmup: int = 3, layout: str = "channels_last", limit: float = 300., data: str | None = None, profile: bool = False,
                      peak_seconds: float = 1.) -> dict:
     """Everything about the speed of `config`'s step on this machine, as a dictionary that JSON can hold.
 
@@ -249,17 +246,17 @@ def measure_training(config: TrainConfig, steps: int = 20, warmup: int = 3, layo
     device = choose_device(config.device)
     dtype, load = choose_precision(config.precision, device), getattr(os, "getloadavg", lambda: [None])()[0]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        step = make_step(config, layout, compile)
+        step = make_step(config, layout)
         if device.type == "cuda": torch.cuda.reset_peak_memory_stats(device)
         try: first, = step_seconds(step, 1, device)
         except Exception as error:
-            if compile and not isinstance(error, MemoryError): raise ValueError(f"compilation failed, without it training works: {type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+            if config.compile and not isinstance(error, MemoryError): raise ValueError(f"compilation failed, without it training works: {type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
             raise
         if warmup: step_seconds(step, warmup, device, limit)
         seconds = step_seconds(step, steps, device, limit)
         memory, loss = peak_memory(device), step(steps)["loss"].item()
         peak, flops = matrix_peak(dtype, device, seconds=peak_seconds), count_flops(config)
-        found = dict(batch_size=config.batch_size, image_size=config.image_size, precision=str(dtype).removeprefix("torch."), layout=layout, compile=compile, seed=config.seed,
+        found = dict(batch_size=config.batch_size, image_size=config.image_size, precision=str(dtype).removeprefix("torch."), layout=layout, compile=config.compile, seed=config.seed,
                      steps=len(seconds), steps_asked=steps, warmup=warmup, first_step=first, seconds=seconds, **speed(seconds, config.batch_size), peak_memory=memory, loss=loss, flops_per_image=flops, matrix_peak=peak)
         found["share_of_peak"] = share_of_peak(flops, found["images_per_second"], peak)
         if data is not None: found["data"] = dict(source="faces" if data == "faces" else "a folder", **measure_data(config, data))
@@ -356,7 +353,7 @@ def gather(arguments: list[str]) -> list[str]:
 # %% ../nbs/09_bench.ipynb #bf92addf
 if Path(sys.argv[0]).stem == "vae_bench": sys.argv[1:] = gather(sys.argv[1:])
 
-# %% ../nbs/09_bench.ipynb #7cd55dd7
+# %% ../nbs/09_bench.ipynb #122e09cd
 @call_parse
 @one_line_errors
 def vae_bench(
@@ -379,9 +376,9 @@ def vae_bench(
     check_type("configs", configs, str, "names of configurations with commas between")
     names = [name for name in configs.split(",") if name]
     if not names: raise ValueError(f"configs must name at least one of {', '.join(CONFIGURATIONS)}, got {brief(configs)}")
-    chosen = {name: configuration(name, device, precision) for name in names}
-    options = dict(steps=steps, warmup=warmup, layout=layout, compile=compile, limit=limit, data=data, profile=profile)
-    check_options(**options, threads=threads, rounds=rounds, device=choose_device(device))
+    chosen = {name: configuration(name, device, precision, compile) for name in names}
+    options = dict(steps=steps, warmup=warmup, layout=layout, limit=limit, data=data, profile=profile)
+    check_options(**options, compile=compile, threads=threads, rounds=rounds)
     if against is not None and len(chosen) != 1: raise ValueError(f"against needs one configuration, got {len(chosen)}: {', '.join(chosen)}")
     words, kept = None if against is None else split_command(against), [] if out is None else read_records(out)
     program = Path(sys.argv[0]).stem == "vae_bench"
@@ -398,15 +395,15 @@ def vae_bench(
     if out is not None: Path(out).write_text(json.dumps(kept + records, indent=1) + "\n")
     print(report(records))
 
-# %% ../nbs/09_bench.ipynb #dfceb302
-def check_options(steps: int, warmup: int, layout: str, compile: bool, limit: float, data: str | None, profile: bool, threads: int | None, rounds: int, device: torch.device) -> None:
+# %% ../nbs/09_bench.ipynb #639d3e37
+def check_options(steps: int, warmup: int, layout: str, limit: float, data: str | None, profile: bool, compile: bool, threads: int | None, rounds: int) -> None:
     "Raise `ValueError` for the first of `vae_bench`'s options that is out of range, before anything is measured."
     for name, value, least in (("steps", steps, 1), ("warmup", warmup, 0), ("rounds", rounds, 1), ("threads", 1 if threads is None else threads, 1)): check_count(name, value, least)
     check_number("limit", limit, positive=True)
     if layout not in ("channels_last", "contiguous"): raise ValueError(f'layout must be "channels_last" or "contiguous", got {brief(layout)}')
     for name, value in dict(compile=compile, profile=profile).items(): check_type(name, value, bool, "True or False")
     if data is not None and data != "faces": find_images(data)
-    if compile and device.type == "cpu": check_compiler()
+    if compile: compile_networks()               # of none: is there a compiler?
 
 def report(records: list[dict]) -> str:
     "What `vae_bench` prints: machine, table, profiles, loading, ratio; the speed of the last measurement is the last line. `ValueError` for what are no measurements."

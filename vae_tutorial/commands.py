@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUICKSTART', 'GUIDE', 'one_line_errors', 'spell', 'refuse_option', 'new_folder', 'measure', 'check_held_out',
-           'compare', 'machine_line', 'suggest', 'summary', 'vae_quickstart', 'vae_train', 'as_number']
+           'compare', 'machine_line', 'suggest', 'summary', 'vae_quickstart', 'vae_train', 'as_number', 'as_counts']
 
 # %% ../nbs/12_commands.ipynb #8d20fef7
 import argparse
@@ -219,6 +219,7 @@ def vae_train(
     variance: str = None,            # in the population KL: total or between
     reconstruction_weight: str = None, # a number, hold_weight or hold_scale
     gan_weight: float = None,        # of the PatchGAN in both losses
+    discriminator_channels: str = None, # of each layer, with commas between; the paper's: 128,128,128,64,64,1
     n: int = None,                   # images to use at most
     seed: int = None,                # of everything random
     device: str = "auto",            # auto, cpu, cuda, cuda:N or mps
@@ -231,6 +232,7 @@ def vae_train(
     "Train a VAE on faces, on your own folder of images, or on a known dataset; write its checkpoint, history and figures. Defaults are those of TrainConfig."
     given = {k: v for k, v in locals().items() if v is not None and k not in ("resume", "out", "n")}
     if reconstruction_weight and reconstruction_weight not in ("hold_weight", "hold_scale"): given["reconstruction_weight"] = as_number("reconstruction_weight", reconstruction_weight)
+    if discriminator_channels is not None: given["discriminator_channels"] = as_counts("discriminator_channels", discriminator_channels)
     if n is not None: given["data_size"] = n
     if epochs is None and (steps is not None or minutes is not None): given["epochs"] = None
     if resume:
@@ -267,3 +269,8 @@ def as_number(name: str, text: str) -> float:
     "`text` as a number. Raises `ValueError` with the option's name."
     try: return float(text)
     except (TypeError, ValueError): raise ValueError(f'{name} must be a number, "hold_weight" or "hold_scale", got {brief(text)}') from None
+
+def as_counts(name: str, text: str) -> tuple[int, ...]:
+    "`text`, whole numbers with commas between, as a tuple. Raises `ValueError` with the option's name."
+    try: return tuple(int(part) for part in text.split(","))
+    except (AttributeError, ValueError): raise ValueError(f"{name} must be whole numbers with commas between, such as 64,64,1, got {brief(text)}") from None

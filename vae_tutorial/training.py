@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from .elbo import check_codes, check_count, check_images, check_number, kl_to_st
 from .mixture import population_kl
 from .patchgan import PatchDiscriminator, check_counts, check_logits, discriminator_loss, generator_loss, scaled_strides
 from .resnet import ResidualVAE, check_architecture, check_floats
-from .runtime import brief, check_device, check_path, check_type, choose_device, choose_precision
+from .runtime import brief, check_compiler, check_device, check_path, check_type, choose_device, choose_precision
 
 # %% auto #0
 __all__ = ['FORMAT', 'FORMAT_VERSION', 'TrainConfig', 'VAELoss', 'vae_loss', 'check_modules', 'check_optimizers', 'gradients',
@@ -684,7 +683,8 @@ def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> 
     """
     for network in networks:
         if network is not None: check_modules(model=network)
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if backend == "inductor" and shutil.which(compiler) is None: raise ValueError(f"compile=True needs a C++ compiler, and there is no {brief(compiler)} on this machine")
+    if backend == "inductor": check_compiler()
+    from torch._functorch import config
+    if hasattr(config, "donated_buffer"): config.donated_buffer = False   # the step goes back through D twice: its buffers are needed again
     for network in networks:
         if network is not None: network.compile(backend=backend)
