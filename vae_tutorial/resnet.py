@@ -120,7 +120,7 @@ def make_norm(norm: str, channels: int) -> nn.Module:
 class Layers(nn.Sequential):
     """`nn.Sequential`, with each `ChannelAffine` that follows a `SameConv2d` computed inside that convolution, (4.7).
 
-    Same parameters, same names, same function as `nn.Sequential` of the same layers; fewer passes over the feature maps.
+    Same parameters, same names, same function, same errors as `nn.Sequential` of the same layers; fewer passes over the feature maps.
     """
     def forward(self, x: Tensor) -> Tensor:
         inside = None
