@@ -176,7 +176,7 @@ def share_of_peak(flops_per_image: float, images_per_second: float, peak: float)
 # %% ../nbs/09_bench.ipynb #7972603d
 KINDS = {"optimizer": r"^Optimizer\.", "convolution backward": r"conv\w*_backward", "convolution forward": r"^aten::\w*conv", "batch norm backward": r"batch_norm\w*_backward",
          "batch norm forward": r"^aten::\w*batch_norm", "ReLU": r"^aten::(relu|leaky_relu|clamp_min|threshold)", "linear": r"^aten::(addmm|mm|linear)$",
-         "copies": r"^aten::(copy_|_to_copy|to|clone|contiguous|cat|constant_pad_nd|fill_|zero_|where|flip)$", "fused by the compiler": r"^(## Call )?Compiled(Function|FxGraph)|^Torch-Compiled"}
+         "copies": r"^aten::(copy_|_to_copy|to|clone|contiguous|cat|constant_pad_nd|fill_|zero_|where|flip|avg_pool2d\w*)$", "fused by the compiler": r"^(## Call )?Compiled(Function|FxGraph)|^Torch-Compiled"}
 
 def kind_of(event) -> str:
     "The kind of cost that a profiler's `event` belongs to: one of `KINDS`, or \"rest\". `ValueError` for what is no event."

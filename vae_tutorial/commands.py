@@ -130,7 +130,7 @@ def compare(folder: Path, config: TrainConfig, dataset=None, progress: bool = Tr
     return metrics
 
 # %% ../nbs/12_commands.ipynb #b3e05392
-QUICKSTART = dict(image_size=40, blocks=3, steps=2000, n=6000)   # n: images; steps: of each method
+QUICKSTART = dict(image_size=40, blocks=3, steps=3000, n=6000)   # n: images; steps: of each method
 
 # %% ../nbs/12_commands.ipynb #843ca85e
 def machine_line(config: TrainConfig) -> str:
@@ -183,7 +183,7 @@ def vae_quickstart(
     choose_device(device)
     print(f"vae_quickstart: {machine_line(config)}")
     suggest(config)
-    print("Opening the images: the embedded faces are drawn once, then kept in the cache ..." if dataset == "faces" else f"Opening {dataset} ...", flush=True)
+    print("Opening the images: the embedded faces are drawn as they are needed, once, then kept in the cache ..." if dataset == "faces" else f"Opening {dataset} ...", flush=True)
     splits = split_data(None, config)
     check_held_out(splits[1], config)
     folder = new_folder(out)

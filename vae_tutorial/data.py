@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from .runtime import brief, check_path
 # %% auto #0
 __all__ = ['HAIR_STYLES', 'GLASSES', 'BACKGROUNDS', 'CLOTHES', 'CONTINUOUS', 'CATEGORICAL', 'RENDERER_VERSION', 'IMAGE_SUFFIXES',
            'NAMES', 'DataError', 'to_float', 'to_uint8', 'FaceFactors', 'render', 'cache_folder', 'SyntheticFaces',
-           'find_images', 'read_image', 'TensorImages', 'FolderImages', 'Part', 'Splits', 'random_split',
+           'find_images', 'read_image', 'TensorImages', 'FaceImages', 'FolderImages', 'Part', 'Splits', 'random_split',
            'open_dataset', 'load_batch', 'random_flip']
 
 # %% ../nbs/00_data.ipynb #9f1a4dcb
@@ -806,13 +807,14 @@ class SyntheticFaces(Dataset):
     """`n` drawn portraits of `image_size` pixels (16...1024). Item i is a function of (`seed`, i) alone: (image 3 x S x S float32 in [-1, 1], factors).
 
     An item's factors are a dict of scalars by name, which a `DataLoader` collates; `faces.factors(indices)` gives them as `FaceFactors`, and
-    `faces.batch(indices)` the images as N x 3 x S x S uint8. With `cache` all are drawn at first use and kept in `cache_folder()`.
+    `faces.batch(indices)` the images as N x 3 x S x S uint8. With `cache` a face is drawn once, when it is first asked for, and all go to
+    `cache_folder()` when the last one is drawn.
     Raises `DataError` for n < 1, a size out of range, a negative seed.
     """
     channels = 3
     def __init__(self, n: int = 10_000, image_size: int = 64, seed: int = 0, cache: bool = True):
         self.n, self.image_size = _whole("n", n, 1, 2 ** 31), _whole("image_size", image_size, 16, 1024)
-        self.seed, self.cache, self._images = _whole("seed", seed, 0, 2 ** 63 - 1), cache, None
+        self.seed, self.cache, self._images, self._missing = _whole("seed", seed, 0, 2 ** 63 - 1), cache, None, None
 
     def __len__(self) -> int: return self.n
     def __getitem__(self, i: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -835,13 +837,31 @@ class SyntheticFaces(Dataset):
 
     def images(self, indices=None) -> Tensor:
         "N x 3 x S x S uint8, of all faces unless told which; from the cache if there is one."
-        if not self.cache: return self.draw(range(self.n) if indices is None else indices)
-        if self._images is None:
-            path = cache_folder() / f"faces-v{RENDERER_VERSION}-{self.n}x{self.image_size}-seed{self.seed}.safetensors"
-            self._images = _read_cache(path, (self.n, 3, self.image_size, self.image_size))
-            if self._images is None: self._images = self.draw(range(self.n)); _write_cache(path, self._images)
-        return self._images if indices is None else self._images[_indices(indices, self.n)]
+        wanted = _indices(range(self.n) if indices is None else indices, self.n)
+        if not self.cache: return self.draw(wanted)
+        with _DRAWING: self._complete(wanted)
+        return self._images if indices is None else self._images[wanted]
     batch = images
+
+    def _complete(self, wanted: Tensor) -> None:
+        "See to it that the wanted faces are in memory: from the cache, or drawn."
+        shape = (self.n, 3, self.image_size, self.image_size)
+        path = cache_folder() / f"faces-v{RENDERER_VERSION}-{self.n}x{self.image_size}-seed{self.seed}.safetensors"
+        if self._images is None:
+            kept = _read_cache(path, shape)
+            self._images = torch.empty(shape, dtype=torch.uint8, device="cpu") if kept is None else kept
+            self._missing = torch.full((self.n,), kept is None, device="cpu")
+        if not self._missing[wanted].any(): return
+        asked = torch.zeros(self.n, dtype=torch.bool, device="cpu").index_fill_(0, wanted, True) & self._missing
+        others = (self._missing & ~asked).nonzero()[:, 0]
+        more = max(0, 64 - int(asked.sum()))
+        if len(others) - more <= 256: more = len(others)                        # the last ones, which nobody may ask for
+        drawn = torch.cat([asked.nonzero()[:, 0], others[:more]])
+        self._images[drawn], self._missing[drawn] = self.draw(drawn), False
+        if not self._missing.any(): _write_cache(path, self._images)
+
+_DRAWING = Lock()                                                               # drawing uses all cores: one thread at a time
+
 
 # %% ../nbs/00_data.ipynb #b7b04290
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -902,6 +922,15 @@ class TensorImages(Dataset):
     def __len__(self) -> int: return len(self.images)
     def __getitem__(self, i: int) -> Tensor: return to_float(self.images[i])
     def batch(self, indices) -> Tensor: return self.images[_indices(indices, len(self))]
+
+class FaceImages(Dataset):
+    "The pictures of `faces`, a `SyntheticFaces`, without their factors, in 3 or 1 `channels`; drawn when they are asked for. Items and `batch` as in `TensorImages`."
+    def __init__(self, faces: SyntheticFaces, channels: int = 3):
+        if not isinstance(faces, SyntheticFaces): raise DataError(f"faces must be SyntheticFaces, got {brief(faces)}")
+        self.faces, self.channels, self.image_size = faces, _grey_or_color(channels), faces.image_size
+    def __len__(self) -> int: return len(self.faces)
+    def __getitem__(self, i: int) -> Tensor: return to_float(self.batch([range(len(self))[i]])[0])
+    def batch(self, indices) -> Tensor: return _as_channels(self.faces.images(indices), self.channels)
 
 class FolderImages(Dataset):
     "Image files, decoded when they are asked for, by several threads. Items and `batch` as in `TensorImages`."
@@ -998,7 +1027,7 @@ def open_dataset(name_or_path: str | Path = "faces", image_size: int = 64, chann
                  seed: int = 0, root: str | Path | None = None, in_memory: bool | None = None) -> Splits:
     """Training and validation images, each item `channels` x S x S float32 in [-1, 1] with S = `image_size`.
 
-    `name_or_path`: "faces" (drawn; `n` is 10,000 unless given), "celeba", "fashion_mnist", "mnist" (by torchvision, kept in `root` or `cache_folder()`), or a folder.
+    `name_or_path`: "faces" (drawn when asked for; `n` is 10,000 unless given), "celeba", "fashion_mnist", "mnist" (by torchvision, kept in `root` or `cache_folder()`), or a folder.
     A folder that is called like a name is meant by "./faces". `channels`: 3 or 1; None: 1 for the two MNISTs, else 3. `n`: use so many images only. `valid_fraction`: share held out by `seed`, unless a folder has `train` and
     `val` sub-folders. `in_memory`: keep a folder's images as bytes; None: if they fit. Raises `DataError`, in one line, before anything is trained.
     """
@@ -1010,8 +1039,7 @@ def open_dataset(name_or_path: str | Path = "faces", image_size: int = 64, chann
     if in_memory not in (None, True, False): raise DataError(f"in_memory must be True, False or None, got {brief(in_memory)}")
     check_path("the data set", name_or_path, DataError)
     if name_or_path == "faces":
-        images = SyntheticFaces(10_000 if n is None else n, image_size, seed).images()
-        return random_split(TensorImages(_as_channels(images, channels or 3)), valid_fraction, seed)
+        return random_split(FaceImages(SyntheticFaces(10_000 if n is None else n, image_size, seed), channels or 3), valid_fraction, seed)
     root = check_path("root", root, DataError) if root is not None else cache_folder()
     if name_or_path in ("mnist", "fashion_mnist"):
         images = _small_classic(name_or_path, root)

@@ -61,7 +61,7 @@ class PatchDiscriminator(nn.Module):
         for before, after, stride in zip((in_channels, *channels), channels, strides):
             layers += [SameConv2d(before, after, 3, stride), make_norm(norm, after)]
             if dropout: layers += [nn.Dropout(dropout)]
-            layers += [nn.LeakyReLU(0.3)]
+            layers += [nn.LeakyReLU(0.3, inplace=True)]
         self.layers = Layers(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's "same" padding: output ceil(H / stride), the odd pixel of padding at the bottom and the right.
 
     `in_channels`, `out_channels`, odd `kernel_size`, `stride`. Glorot-uniform kernel, zero bias. (N, in, H, W) -> (N, out, ceil(H/stride),
-    ceil(W/stride)). `scale`, `shift`, (out,) each: of the channels of what comes out. Raises `ValueError` for a size below 1, an even kernel or another shape of input.
+    ceil(W/stride)). `scale`, `shift`, (out,) each: of the channels of what comes out. `step`: instead of `stride`, with the padding of `stride`; a `stride` of 1 and a
+    `step` of s give every s-th row and column of the whole output. Raises `ValueError` for a size below 1, an even kernel or another shape of input.
     """
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1):
         sizes = dict(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride)
@@ -60,14 +61,14 @@ class SameConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride)
         glorot_(self)
 
-    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, step: int | None = None) -> Tensor:
         check_maps(x, self.in_channels, weight=self.weight)
         weight, bias, k, s = self.weight, self.bias, self.kernel_size[0], self.stride[0]
         if scale is not None: weight, bias = weight * scale[:, None, None, None], bias * scale + shift   # an affine that follows
         total = [max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[-2:]]
-        if all(t % 2 == 0 for t in total): return F.conv2d(x, weight, bias, s, [t // 2 for t in total])
+        if all(t % 2 == 0 for t in total): return F.conv2d(x, weight, bias, step or s, [t // 2 for t in total])
         (h, w) = total
-        return F.conv2d(F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2)), weight, bias, s)
+        return F.conv2d(F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2)), weight, bias, step or s)
 
 # %% ../nbs/04_resnet.ipynb #998de922
 class SameConvTranspose2d(nn.ConvTranspose2d):
@@ -83,7 +84,8 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.in_channels, weight=self.weight)
-        return super().forward(x)[..., :-1, :-1]
+        full = F.conv_transpose2d(x, self.weight, None, self.stride)       # a bias inside makes it many times slower on a CPU
+        return F.pad(full, (0, -1, 0, -1)).add_(self.bias.to(full.dtype)[:, None, None])
 
 # %% ../nbs/04_resnet.ipynb #99c712dd
 NORM_EPS = 1e-3  # Keras's default, in the reference code
@@ -118,23 +120,33 @@ def make_norm(norm: str, channels: int) -> nn.Module:
 
 # %% ../nbs/04_resnet.ipynb #b3831fce
 class Layers(nn.Sequential):
-    """`nn.Sequential`, with each `ChannelAffine` that follows a `SameConv2d` computed inside that convolution, (4.7).
+    """`nn.Sequential` without two wastes: a `ChannelAffine` behind a `SameConv2d` is computed inside that convolution, (4.7), and what a 1x1
+    `SameConv2d` with a stride will not read is not computed.
 
-    Same parameters, same names, same function, same errors as `nn.Sequential` of the same layers; fewer passes over the feature maps.
+    Same parameters, same names, same function, same errors as `nn.Sequential` of the same layers.
     """
     def forward(self, x: Tensor) -> Tensor:
-        inside = None
-        for layer, after in zip(self, [*self][1:] + [None]):
+        layers, inside = [*self], None
+        steps = [None] * len(layers)                                         # of convolutions: other than their stride
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, SameConv2d) or layer.kernel_size != (1, 1) or layer.stride == (1, 1): continue
+            k, s = i - 1, layer.stride[0]
+            while k >= 0 and isinstance(layers[k], (ChannelAffine, nn.ReLU, nn.LeakyReLU)): k -= 1
+            if k < 0: x, steps[i] = F.avg_pool2d(x, 1, s), 1                 # the "average" of 1 x 1 pixels: every s-th row and column
+            elif isinstance(layers[k], SameConv2d) and layers[k].stride == (1, 1): steps[k], steps[i] = s, 1
+        for layer, step, after in zip(layers, steps, layers[1:] + [None]):
             if layer is inside: continue
-            if isinstance(layer, SameConv2d) and isinstance(after, ChannelAffine) and len(after.weight) == layer.out_channels:
-                x, inside = layer(x, after.weight / (1 + NORM_EPS) ** 0.5, after.bias), after
-            else: x = layer(x)
+            if not isinstance(layer, SameConv2d): x = layer(x)
+            elif isinstance(after, ChannelAffine) and len(after.weight) == layer.out_channels:
+                x, inside = layer(x, after.weight / (1 + NORM_EPS) ** 0.5, after.bias, step), after
+            else: x = layer(x, step=step)
         return x
+
 
 # %% ../nbs/04_resnet.ipynb #004c6583
 def norm_relu(norm: str, channels: int, layer: nn.Module) -> list[nn.Module]:
-    "Pre-activation: normalize, rectify, then `layer`."
-    return [make_norm(norm, channels), nn.ReLU(), layer]
+    "Pre-activation: normalize, rectify in place (a normalization does not need its own output again), then `layer`."
+    return [make_norm(norm, channels), nn.ReLU(inplace=True), layer]
 
 # %% ../nbs/04_resnet.ipynb #69104257
 def three_convolutions(channels: int, stride: int, norm: str) -> Layers:
@@ -157,7 +169,7 @@ class IdentityBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.channels, weight=self.branch[0].weight)
-        return x + self.branch(x)
+        return self.branch(x).add_(x)
 
 # %% ../nbs/04_resnet.ipynb #91b39ba2
 class DownBlock(nn.Module):
@@ -174,7 +186,7 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.channels, weight=self.branch[0].weight)
-        return self.branch(x) + self.skip(x)
+        return self.branch(x).add_(self.skip(x))
 
 # %% ../nbs/04_resnet.ipynb #4b0bec75
 class UpBlock(nn.Module):
@@ -192,7 +204,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.in_channels, weight=self.branch[0].weight)
-        return self.branch(x) + self.skip(x)
+        return self.branch(x).add_(self.skip(x))
 
 # %% ../nbs/04_resnet.ipynb #0e225105
 def check_architecture(image_size: int, in_channels: int, width: int, latent_dim: int, blocks: int, encoder_identity: int = 2,

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 # %% auto #0
-__all__ = ['MALLOC_CONF', 'brief', 'check_type', 'check_path', 'check_device', 'choose_device', 'cpu_flags', 'native_bf16',
-           'choose_precision', 'allocator', 'allocator_settings', 'suggest_allocator', 'check_compiler',
+__all__ = ['MALLOC_CONF', 'GLIBC_TUNABLES', 'brief', 'check_type', 'check_path', 'check_device', 'choose_device', 'cpu_flags',
+           'native_bf16', 'choose_precision', 'allocator', 'allocator_settings', 'suggest_allocator', 'check_compiler',
            'describe_machine', 'pin_threads']
 
 # %% ../nbs/10_runtime.ipynb #5808dfaa
@@ -88,21 +88,26 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 # %% ../nbs/10_runtime.ipynb #02ae5913
 def allocator() -> str:
-    'What serves this process\'s `malloc`: "jemalloc" or "tcmalloc" where such a library is loaded, else "system".'
+    'What serves this process\'s `malloc`: "jemalloc" or "tcmalloc" where such a library is loaded, "glibc, huge pages" where glibc was told to use them, else "system".'
     maps = Path("/proc/self/maps")
     loaded = maps.read_text(errors="replace") if maps.exists() else os.environ.get("DYLD_INSERT_LIBRARIES", "")
-    return next((name for name in ("jemalloc", "tcmalloc") if f"/lib{name}" in loaded), "system")
+    other = "glibc, huge pages" if platform.libc_ver()[0] == "glibc" and "glibc.malloc.hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "") else "system"
+    return next((name for name in ("jemalloc", "tcmalloc") if f"/lib{name}" in loaded), other)
+
 
 # %% ../nbs/10_runtime.ipynb #84a6b06d
 MALLOC_CONF = "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1"   # jemalloc's: huge pages, and never give one back
+GLIBC_TUNABLES = ":".join(f"glibc.malloc.{setting}" for setting in ("hugetlb=1", "mmap_max=0", f"trim_threshold={2 ** 62}", f"top_pad={2 ** 26}"))   # glibc's: the same
 
 def allocator_settings() -> dict[str, str]:
-    "Environment variables under which a program starts with jemalloc, or else with tcmalloc; empty where this machine has neither."
+    "Environment variables under which a program starts with jemalloc, or else tcmalloc, or else with glibc's own allocator told to keep its pages; empty where this machine has none of them."
     folders = [*Path("/usr/lib").glob("*-linux-gnu"), *map(Path, ("/usr/lib64", "/usr/lib", "/usr/local/lib"))]
     for name, file in (("jemalloc", "libjemalloc.so.2"), ("tcmalloc_minimal", "libtcmalloc_minimal.so.4")):
         found = next((str(folder / file) for folder in folders if (folder / file).exists()), None) or ctypes.util.find_library(name)
         if found: return dict(LD_PRELOAD=found) | (dict(MALLOC_CONF=MALLOC_CONF) if name == "jemalloc" else {})
-    return {}
+    library, version = platform.libc_ver()
+    return dict(GLIBC_TUNABLES=GLIBC_TUNABLES) if library == "glibc" and [int(part) for part in version.split(".")[:2]] >= [2, 35] else {}
+
 
 # %% ../nbs/10_runtime.ipynb #2d21e5d9
 def suggest_allocator(device: torch.device, command: list[str]) -> str:

@@ -306,21 +306,25 @@ def _batches(n, batch_size, seed, step):
             step += 1
 
 # %% ../nbs/06_training.ipynb #ccc76a00
-def prefetch(dataset, order: Iterable[Tensor], shape: tuple[int, int, int] | None = None, ahead: bool = True) -> Iterator[Tensor]:
+def prefetch(dataset, order: Iterable[Tensor], shape: tuple[int, int, int] | None = None, ahead: bool = True, pin: bool = False) -> Iterator[Tensor]:
     """Batches of `dataset` at the indices that `order` yields, the next one loaded in a thread while the present one is used; each in its turn unless `ahead`.
 
-    Raises what `load_batch` raises, for `shape` too, when the batch in question is due.
+    `pin`: into page-locked memory, from which CUDA copies by itself. Raises what `load_batch` raises, for `shape` too, when the batch in question is due.
     """
     check_type("order", order, Iterable, "an iterator of indices")
+    def fetch(indices):
+        x = load_batch(dataset, indices, shape)
+        return x.pin_memory() if pin else x
     if not ahead:
-        for indices in order: yield load_batch(dataset, indices, shape)
+        for indices in order: yield fetch(indices)
         return
     with ThreadPoolExecutor(1) as pool:
         coming = None
         for indices in order:
-            ready, coming = coming, pool.submit(load_batch, dataset, indices, shape)
+            ready, coming = coming, pool.submit(fetch, indices)
             if ready is not None: yield ready.result()
         if coming is not None: yield coming.result()
+
 
 # %% ../nbs/06_training.ipynb #9cc07447
 def validation_order(dataset, config: TrainConfig) -> list[Tensor]:
@@ -610,10 +614,10 @@ def _loop(config, train_set, valid_set, model, average, discriminator, optimizer
         if net is not None: net.train()
     sums, logged, logged_at = {}, step, began
     order = batch_order(len(train_set), config.batch_size, config.seed, step)
-    for x in prefetch(train_set, islice(order, None if limit == math.inf else max(limit - step, 0)), config.shape(), ahead=device.type != "cpu"):
+    for x in prefetch(train_set, islice(order, None if limit == math.inf else max(limit - step, 0)), config.shape(), ahead=device.type != "cpu", pin=device.type == "cuda"):
         if config.minutes is not None and time.perf_counter() - began >= 60 * config.minutes: break
         torch.manual_seed(hash_seed(config.seed, step))   # this step's flips and noise, whatever came before
-        x = x.to(device, memory_format=torch.channels_last)
+        x = x.to(device, memory_format=torch.channels_last, non_blocking=device.type == "cuda")
         if config.flip: x = random_flip(x)
         set_rates(optimizers, config, step)
         terms, mean, logvar = training_step(model, discriminator, optimizers, x, config, dtype)
