@@ -32,7 +32,7 @@ from torch.utils.flop_counter import flop_registry
 from .commands import QUICKSTART, one_line_errors
 from .data import FolderImages, SyntheticFaces, TensorImages, find_images, load_batch, random_flip
 from .elbo import check_count, check_number
-from .runtime import (brief, check_path, check_type, choose_device, choose_precision, describe_machine, pin_threads,
+from .runtime import (brief, check_path, check_type, choose_device, choose_precision, describe_machine, keep_memory, pin_threads,
                                   suggest_allocator)
 from .training import TrainConfig, compile_networks, make_optimizers, set_rates, training_step
 
@@ -265,10 +265,11 @@ def measure_training(config: TrainConfig, steps: int = 20, warmup: int = 3, layo
 
 # %% ../nbs/09_bench.ipynb #cf544cf0
 def worker() -> None:
-    "The fresh process's side: settings as JSON from standard input, the measurement as JSON on the last line of standard output; bad input is a line on standard error and exit code 2."
+    "The fresh process's side, which keeps its memory as the training commands do: settings as JSON from standard input, the measurement as JSON on the last line of standard output; bad input is a line on standard error and exit code 2."
     request = json.load(sys.stdin)
     config, threads = request.pop("config"), request.pop("threads")
     pin_threads()
+    keep_memory()
     if threads is not None: torch.set_num_threads(threads)
     @one_line_errors
     def measurement(): print("\n" + json.dumps(measure_training(TrainConfig(**config), **request)))

@@ -23,7 +23,7 @@ from .data import load_batch
 from .figures import check_batch, reconstructions, samples, training_curves, transitions, variants
 from .metrics import high_frequency_energy, patch_swd, psnr, ssim
 from .mixture import MixturePosterior, kl_decomposition
-from .runtime import brief, check_path, check_type, choose_device, choose_precision, describe_machine, suggest_allocator
+from .runtime import brief, check_path, check_type, choose_device, choose_precision, describe_machine, keep_memory, suggest_allocator
 from .training import TrainConfig, TrainResult, check_folder, config_from, read_checkpoint, split_data, train
 
 # %% ../nbs/12_commands.ipynb #a7f67bdd
@@ -182,6 +182,7 @@ def vae_quickstart(
     config = TrainConfig(dataset=dataset, data_size=n, image_size=image_size, blocks=QUICKSTART["blocks"], epochs=None, steps=steps, seed=seed, device=device)
     choose_device(device)
     print(f"vae_quickstart: {machine_line(config)}")
+    keep_memory()
     suggest(config)
     print("Opening the images: the embedded faces are drawn as they are needed, once, then kept in the cache ..." if dataset == "faces" else f"Opening {dataset} ...", flush=True)
     splits = split_data(None, config)
@@ -245,6 +246,7 @@ def vae_train(
         config = replace(old, **limits, device=device, save_every=save_every, valid_every=valid_every, compile=compile, out=str(folder))
     else: config = TrainConfig(**given)
     print(f"vae_train: {machine_line(config)}")
+    keep_memory()
     suggest(config)
     print(f"Opening {config.dataset} ...", flush=True)
     splits = split_data(None, config)

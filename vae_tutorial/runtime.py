@@ -5,6 +5,7 @@
 # %% ../nbs/10_runtime.ipynb #3a29ae93
 from __future__ import annotations
 
+import ctypes
 import ctypes.util
 import os
 import platform
@@ -17,8 +18,8 @@ import torch
 
 # %% auto #0
 __all__ = ['MALLOC_CONF', 'GLIBC_TUNABLES', 'brief', 'check_type', 'check_path', 'check_device', 'choose_device', 'cpu_flags',
-           'native_bf16', 'choose_precision', 'allocator', 'allocator_settings', 'suggest_allocator', 'check_compiler',
-           'describe_machine', 'pin_threads']
+           'native_bf16', 'choose_precision', 'allocator', 'allocator_settings', 'keep_memory', 'suggest_allocator',
+           'check_compiler', 'describe_machine', 'pin_threads']
 
 # %% ../nbs/10_runtime.ipynb #5808dfaa
 def brief(value) -> str:
@@ -107,6 +108,18 @@ def allocator_settings() -> dict[str, str]:
         if found: return dict(LD_PRELOAD=found) | (dict(MALLOC_CONF=MALLOC_CONF) if name == "jemalloc" else {})
     library, version = platform.libc_ver()
     return dict(GLIBC_TUNABLES=GLIBC_TUNABLES) if library == "glibc" and [int(part) for part in version.split(".")[:2]] >= [2, 35] else {}
+
+
+# %% ../nbs/10_runtime.ipynb #4c3f5019
+def keep_memory() -> bool:
+    """Tell glibc's `malloc` to keep freed memory for this process, blocks of any size: it takes no more page faults for it, and the operating system does not get it back. Returns whether it was told.
+
+    Source: `mallopt(3)`. False where the C library is another one; without effect where another allocator is loaded.
+    """
+    if platform.libc_ver()[0] != "glibc": return False
+    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4                         # their numbers in malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, -1), mallopt(M_TOP_PAD, 2 ** 26)])
 
 
 # %% ../nbs/10_runtime.ipynb #2d21e5d9
