@@ -225,7 +225,7 @@ def vae_train(
     seed: int = None,                # of everything random
     device: str = "auto",            # auto, cpu, cuda, cuda:N or mps
     precision: str = None,           # auto, float32 or bf16
-    compile: bool = False,           # torch.compile the networks: a first step of minutes, then faster ones
+    compile: bool = False,           # torch.compile the networks: a first step of minutes, then perhaps faster ones
     save_every: int = 500,           # steps between checkpoints
     valid_every: int = None,         # steps between validations
     resume: str = None,              # a run's folder (or its checkpoint) to go on with, in place

@@ -85,7 +85,7 @@ class TrainConfig:
     seed: int = 0                           # of initialization, split, order, flips and noise
     device: str = "auto"                    # "auto", "cpu", "cuda", "cuda:N", "mps"
     precision: str = "auto"                 # "auto", "float32", "bf16"
-    compile: bool = False                   # torch.compile the networks: a first step of minutes, then faster ones
+    compile: bool = False                   # torch.compile the networks: a first step of minutes, then perhaps faster ones
     log_every: int = 10                     # steps between records of the history
     valid_every: int | None = None          # steps between validations; None: at the end alone
     valid_batches: int = 16                 # batches a validation looks at, at most
