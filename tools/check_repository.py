@@ -1,64 +1,102 @@
-"""What no notebook can check of itself: versions agree, stored outputs are sound, the site's files are there, the import graph has no cycle,
-the map of the equations is up to date."""
-import ast
+"""What no notebook can check of itself: versions agree, stored outputs are sound, links lead somewhere."""
+
 import json
-import pathlib
 import re
 import sys
 from configparser import ConfigParser
+from pathlib import Path
 
-import map as equations  # .ci/map.py, beside this file
+from map import slug
 
-root = pathlib.Path(__file__).parent.parent
-parser = ConfigParser(delimiters=["="])
-parser.read(root / "settings.ini", encoding="utf-8")
-cfg, problems = parser["DEFAULT"], []
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+MACHINE = re.compile(r"(?<![\w.])/(?:home|root|tmp|Users|work|mnt)/\w")  # a path of somebody's machine
 
-notebooks = sorted((root / "nbs").glob("*.ipynb"))
-for path in notebooks:
-    nb = json.loads(path.read_text(encoding="utf-8"))
-    code = [cell for cell in nb["cells"] if cell["cell_type"] == "code"]
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def markdown(cells: list[dict]) -> str:
+    text = "\n\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+
+
+def anchors(cells: list[dict]) -> set[str]:
+    "Names that a link to this notebook may end in: of its headings, and of explicit `{#names}`."
+    text = markdown(cells)
+    return {slug(h) for h in re.findall(r"^#+ +(.+)$", text, re.M)} | set(re.findall(r"\{#([\w-]+)\}", text))
+
+
+def stored_problems(path: Path, cells: list[dict]) -> list[str]:
+    "What is wrong with a notebook's file and its outputs."
+    problems = []
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
     outputs = [output for cell in code for output in cell["outputs"]]
-    if not outputs: problems.append(f"{path.name}: no stored output")
-    if path.stat().st_size > 1.5e6: problems.append(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, at most 1.5")
-    if any(output["output_type"] == "error" for output in outputs): problems.append(f"{path.name}: a stored output is an error")
-    if re.search(r"/(home|root|tmp|Users|work|mnt)/\w", json.dumps(outputs)): problems.append(f"{path.name}: a stored output names a path of a machine")
-    if any(not isinstance(cell["source"], list) for cell in nb["cells"]): problems.append(f"{path.name}: a cell's source must be a list of lines")
+    size = path.stat().st_size / 1e6
+    if not outputs:
+        problems.append("no stored output")
+    if size > 1.5:
+        problems.append(f"{size:.1f} MB, at most 1.5")
+    if any(output["output_type"] == "error" for output in outputs):
+        problems.append("a stored output is an error")
+    if MACHINE.search(json.dumps(outputs)):
+        problems.append("a stored output names a path of a machine")
+    if any(not isinstance(cell["source"], list) for cell in cells):
+        problems.append("a cell's source must be a list of lines")
     for cell in code:
-        directives = [line for line in cell["source"] if line.startswith("#|")]
-        if any("export" in line for line in directives) and any("code-fold" in line for line in directives):
-            problems.append(f"{path.name}: code-fold on an exported cell, where nbdev writes its own")
-    text = "".join("".join(cell["source"]) for cell in nb["cells"] if cell["cell_type"] == "markdown")
-    for target in re.findall(r"\]\(([\w./-]+\.ipynb)(?:#[\w-]+)?\)", text):
-        if not (path.parent / target).exists(): problems.append(f"{path.name}: links to {target}, which does not exist")
-    for wrong in (r"\\eqref", r"\{#eq-"):
-        if re.search(wrong, text): problems.append(f"{path.name}: {wrong} does not render everywhere")
+        directives = " ".join(line for line in cell["source"] if line.startswith("#|"))
+        if "export" in directives and "code-fold" in directives:
+            problems.append("code-fold on an exported cell, where nbdev writes its own")
+    for wrong in (r"\eqref", "{#eq-"):
+        if wrong in markdown(cells):
+            problems.append(f"{wrong} does not render everywhere")
+    return problems
 
-sidebar = (root / "nbs/sidebar.yml").read_text()
-for path in notebooks:
-    if path.name not in sidebar: problems.append(f"sidebar.yml lacks {path.name}")
 
-if not (root / "nbs/_quarto.yml").is_symlink(): problems.append("nbs/_quarto.yml must be a link to ../_quarto.yml")
-version = re.search(r'__version__ = "(.+)"', (root / "vae_tutorial/__init__.py").read_text())
-if not version or version[1] != cfg["version"]: problems.append("vae_tutorial/__init__.py and settings.ini disagree about the version")
+def link_problems(path: Path, books: dict[Path, list[dict]]) -> list[str]:
+    "Links of a notebook to files and headings that are not there, or, from the site, to what is not on it."
+    problems = []
+    for target, anchor in re.findall(r"\]\((?!\w+:)([^)\s#]*)(?:#([^)\s]+))?\)", markdown(books[path])):
+        other = (path.parent / target).resolve() if target else path
+        if not other.exists():
+            problems.append(f"links to {target}, which does not exist")
+        elif anchor and other in books and anchor not in anchors(books[other]):
+            problems.append(f"links to {target}#{anchor}, a heading that is not there")
+        elif other.parent.name == "tests" and path.parent.name != "tests":
+            problems.append(f"links to {target}, which is not on the site")
+    return problems
 
-# which module may import which: a lower one never imports a higher one
-ORDER = "plotting runtime data elbo mixture collapse resnet patchgan training metrics figures commands bench".split()
-TORCH_ALONE = {"elbo", "mixture", "collapse", "resnet", "patchgan"}
-for path in (root / "vae_tutorial").glob("[!_]*.py"):
-    imported = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module: imported.add("vae_tutorial." * bool(node.level) + node.module)
-        if isinstance(node, ast.Import): imported |= {name.name for name in node.names}
-    if path.stem not in ORDER: problems.append(f"{path.name}: not in the order of modules"); continue
-    ours = {name.split(".")[1] for name in imported if name.startswith("vae_tutorial.")}
-    for name in ours:
-        if ORDER.index(name) >= ORDER.index(path.stem): problems.append(f"{path.stem} imports {name}, which stands above it")
-    if path.stem in TORCH_ALONE:
-        others = {name.split(".")[0] for name in imported} - {"torch", "vae_tutorial", "__future__"} - set(sys.stdlib_module_names)
-        if others: problems.append(f"{path.stem} imports {', '.join(sorted(others))} beside torch")
 
-problems += equations.all_problems(root)
+def main() -> list[str]:
+    paths = sorted(path for path in NBS.rglob("*.ipynb") if "/." not in str(path.relative_to(ROOT)))
+    books = {path: json.loads(path.read_text(encoding="utf-8"))["cells"] for path in paths}
+    problems = []
+    for path, cells in books.items():
+        found = stored_problems(path, cells) + link_problems(path, books)
+        problems += [f"{path.relative_to(NBS).as_posix()}: {problem}" for problem in found]
 
-print("\n".join(problems) or f"{len(notebooks)} notebooks and the package's structure: sound")
-sys.exit(bool(problems))
+    names = {path.relative_to(NBS).as_posix() for path in paths}
+    listed = re.findall(r"- ([\w/]+\.ipynb)", (NBS / "sidebar.yml").read_text(encoding="utf-8"))
+    shown = {name for name in names if not name.startswith("tests/")}
+    problems += [f"sidebar.yml lacks {name}" for name in sorted(shown - set(listed))]
+    problems += [f"sidebar.yml has {name}, which is not there" for name in sorted(set(listed) - shown)]
+    problems += [
+        f"sidebar.yml has {name} twice" for name in sorted({n for n in listed if listed.count(n) > 1})
+    ]
+    if not (NBS / "_quarto.yml").is_symlink():
+        problems.append("nbs/_quarto.yml must be a link to ../_quarto.yml")
+
+    parser = ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    version = parser["DEFAULT"]["version"]
+    if f'__version__ = "{version}"' not in (ROOT / "vae_tutorial/__init__.py").read_text(encoding="utf-8"):
+        problems.append("vae_tutorial/__init__.py and settings.ini disagree about the version")
+    if f"## {version}" not in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"):
+        problems.append(f"CHANGELOG.md has no entry for {version}")
+    print("\n".join(problems) or f"{len(paths)} notebooks, their outputs and links: sound")
+    return problems
+
+
+if __name__ == "__main__":
+    sys.exit(bool(main()))

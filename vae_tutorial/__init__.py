@@ -1,1 +1,57 @@
+"""How to train your VAE: what a user needs, each imported when it is first asked for.
+
+>>> import vae_tutorial as vt
+>>> result = vt.train(vt.TrainConfig(steps=100))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+_PLACES = {
+    "train": "loop",
+    "TrainConfig": "config",
+    "PRESETS": "config",
+    "load": "checkpoint",
+    "open_dataset": "images.datasets",
+    "load_batch": "images.batches",
+    "ResidualVAE": "resnet",
+    "PatchDiscriminator": "patchgan",
+    "reconstructions": "figures",
+    "measure": "measure",
+}
+__all__ = [
+    "PRESETS",
+    "PatchDiscriminator",
+    "ResidualVAE",
+    "TrainConfig",
+    "load",
+    "load_batch",
+    "measure",
+    "open_dataset",
+    "reconstructions",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from .checkpoint import load
+    from .config import PRESETS, TrainConfig
+    from .figures import reconstructions
+    from .images.batches import load_batch
+    from .images.datasets import open_dataset
+    from .loop import train
+    from .measure import measure
+    from .patchgan import PatchDiscriminator
+    from .resnet import ResidualVAE
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f".{_PLACES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

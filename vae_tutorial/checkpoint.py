@@ -6,196 +6,255 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
-from dataclasses import asdict, fields
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .checks import check_count
-from .checks import brief, check_path, check_type
-from .device import choose_device
+from .checks import brief, check_path
 from .config import TrainConfig
-from .step import check_modules
-from .step import check_optimizers
+from .device import choose_device
+from .fuse import fuse_
+from .randomness import kept_generators
+from .step import _named_tensors, _unwrapped
 
 # %% auto #0
-__all__ = ['FORMAT', 'FORMAT_VERSION', 'TrainResult', 'CheckpointError', 'save_checkpoint', 'read_checkpoint', 'read_history',
-           'config_from', 'load']
+__all__ = ['TrainResult', 'CheckpointError', 'save_checkpoint', 'read_checkpoint', 'load']
 
-# %% ../nbs/reference/checkpoint.ipynb #00645c0c
+# %% ../nbs/reference/checkpoint.ipynb #040e04cf
 class TrainResult(NamedTuple):
-    "What a run leaves: both networks in evaluation mode (`discriminator` None without PatchGAN), its history, its files by name, its configuration, its last step."
+    "What a run leaves. Both networks are in evaluation mode; `discriminator` is None without PatchGAN."
 
     model: nn.Module
     discriminator: nn.Module | None
-    history: list[dict[str, float]]
-    paths: dict[str, Path]
+    history: list[dict[str, float]]  # a record each `log_every` steps, and of each validation
+    paths: dict[str, Path]  # of what was written: "checkpoint", "config", "history"
     config: TrainConfig
-    step: int
+    step: int  # the last
 
 
 class CheckpointError(ValueError):
-    "A checkpoint that is missing, damaged, foreign, or of another configuration."
+    "A checkpoint that is missing, damaged, foreign, or of another run."
+
+# %% ../nbs/reference/checkpoint.ipynb #7a443ade
+@dataclass
+class _Run:
+    "A run in progress: all that its next step and its next record read."
+
+    config: TrainConfig
+    model: nn.Module
+    discriminator: nn.Module | None
+    optimizers: list[torch.optim.Optimizer]
+    average: dict[str, Tensor]  # of the model's weights; empty where none is kept
+    data: dict[str, dict[str, Any]]  # fingerprints of "train" and "valid"
+    step: int = 0
+    seconds: float = 0.0  # spent in steps
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the loss terms since the last record ...
+    summed: int = 0  # ... over so many steps
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def tensors(self) -> dict[str, Tensor]:
+        "Everything that changes from step to step, under the names that it has in the file."
+        parts = {"model": self.average or _named_tensors(self.model), "sums": self.sums}
+        if self.average:
+            parts["last"] = _named_tensors(self.model)
+        if self.discriminator is not None:
+            parts["discriminator"] = _named_tensors(self.discriminator)
+        for i, optimizer in enumerate(self.optimizers):
+            moments = optimizer.state_dict()["state"]
+            parts[f"optimizer{i}"] = {f"{k}.{name}": t for k, m in moments.items() for name, t in m.items()}
+        return {f"{part}.{name}": t.detach() for part, named in parts.items() for name, t in named.items()}
+
+# %% ../nbs/reference/checkpoint.ipynb #5bcb876a
+def _write(files: dict[Path, bytes]) -> None:
+    "Write several files. What was there before stays until all the new ones are complete."
+    parts = {path: path.with_name(f".{path.name}.{secrets.token_hex(8)}.part") for path in files}
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(parts[path], "xb") as part:  # x: only a file that does not exist yet
+                part.write(content)
+                part.flush()
+                os.fsync(part.fileno())
+        for path, part_path in parts.items():
+            os.replace(part_path, path)
+    except BaseException:
+        for part_path in parts.values():
+            part_path.unlink(missing_ok=True)
+        raise
+
+# %% ../nbs/reference/checkpoint.ipynb #bc6ec71e
+_FORMAT, _VERSION = "vae-tutorial", 2
+_FILES = dict(config="config.json", history="history.json", checkpoint="checkpoint.safetensors")
 
 
-FORMAT, FORMAT_VERSION = "vae-tutorial", 1
+def save_checkpoint(folder: str | Path, run: _Run) -> dict[str, Path]:
+    """Write a run's state into `folder`, which is made: `checkpoint.safetensors`, and two files to read.
 
-
-def save_checkpoint(
-    folder: Path,
-    config: TrainConfig,
-    step: int,
-    model: nn.Module,
-    discriminator: nn.Module | None,
-    optimizers: list[torch.optim.Optimizer],
-    history: list[dict[str, float]],
-    average: nn.Module | None = None,
-) -> dict[str, Path]:
-    """Write a run's state into `folder`: `checkpoint.safetensors` (networks, Adam's moments, configuration), `config.json` and `history.json` to read.
-
-    With an `average` of the model's weights, that is what the file calls the model; the weights to train on from stand beside it. Each file replaces the old one in one move, the checkpoint last. Returns their paths by name.
-    Raises `CheckpointError` when the folder cannot be written to or is full, what was there before being left as it was.
+    Those are `config.json`, what the checkpoint says of itself, and `history.json`. What the file calls the
+    model has the averaged weights, where an average is kept. Returns the paths by name. Raises
+    `FloatingPointError` for what is not finite and `CheckpointError` when the folder cannot be written to;
+    what was there before stays as it was.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    folder = check_path("folder", folder, CheckpointError)
-    check_type("config", config, TrainConfig, "a TrainConfig")
-    check_count("step", step, 0)
-    check_modules(model=model, discriminator=discriminator)
-    check_optimizers(optimizers)
+    folder = check_path("folder", folder)
+    tensors = {name: t.cpu().contiguous().clone() for name, t in run.tensors().items()}
+    if (bad := _not_finite(tensors)) is not None:
+        raise FloatingPointError(f"{bad} is no longer finite at step {run.step}: nothing was saved of it")
     about = dict(
-        format=FORMAT,
-        format_version=FORMAT_VERSION,
-        step=step,
-        model=type(model).__name__,
-        config=asdict(config),
+        format=_FORMAT,
+        format_version=_VERSION,
+        step=run.step,
+        seconds=run.seconds,
+        summed=run.summed,
+        data=run.data,
+        model=type(_unwrapped(run.model)).__name__,
+        config=asdict(run.config),
     )
-    tensors = {f"model.{k}": v for k, v in (average or model).state_dict().items()}
-    if average:
-        tensors |= {f"last.{k}": v for k, v in model.state_dict().items()}
-    if discriminator is not None:
-        tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
-    for i, optimizer in enumerate(optimizers):
-        tensors |= {
-            f"optimizer{i}.{k}.{name}": v
-            for k, state in optimizer.state_dict()["state"].items()
-            for name, v in state.items()
-        }
-    paths = dict(
-        checkpoint=folder / "checkpoint.safetensors",
-        config=folder / "config.json",
-        history=folder / "history.json",
+    records = ",\n".join(json.dumps(record) for record in run.history)
+    contents = dict(
+        config=json.dumps(about, indent=1).encode(),
+        history=f"[\n{records}\n]\n".encode(),
+        checkpoint=save(tensors, {"about": json.dumps(about)}),
     )
+    paths = {name: folder / file for name, file in _FILES.items()}
     try:
-        records = "[\n" + ",\n".join(json.dumps(record) for record in history) + "\n]\n"
-    except TypeError as error:
-        raise CheckpointError(f"history must be a list of records of plain numbers: {error}") from None
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    puts = dict(
-        config=lambda part: part.write_text(json.dumps(about, indent=1)),
-        history=lambda part: part.write_text(records),
-        checkpoint=lambda part: save_file(tensors, part, metadata={"about": json.dumps(about)}),
-    )
-    parts = {name: paths[name].with_name(paths[name].name + ".part") for name in puts}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, put in puts.items():
-            put(parts[name])
-        for name in puts:
-            os.replace(parts[name], paths[name])  # nothing is replaced before everything is written
-    except (OSError, SafetensorError) as error:
-        for part in parts.values():
-            try:
-                part.unlink(missing_ok=True)
-            except OSError:
-                pass
-        raise CheckpointError(
-            f"cannot write a checkpoint into {str(folder)!r}: {getattr(error, 'strerror', None) or brief(error)}"
-        ) from None
+        _write({paths[name]: content for name, content in contents.items()})
+    except OSError as error:
+        reason = error.strerror or brief(error)
+        raise CheckpointError(f"cannot write a checkpoint into {str(folder)!r}: {reason}") from None
     return paths
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> str | None:
+    "The name of the first tensor that holds NaN or infinity."
+    return next((name for name, t in tensors.items() if not t.double().isfinite().all()), None)
 
 # %% ../nbs/reference/checkpoint.ipynb #3306f599
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
-    """What a checkpoint says of itself, its tensors by name, and its folder. `path`: the folder or the file in it.
+    """What a checkpoint says of itself, its tensors by name, and its folder.
 
-    Nothing is unpickled. Raises `CheckpointError` for a file that is missing, truncated, no safetensors file, not this library's or of another version.
+    `path`: the folder, or the file in it. What it says has a `config`, a `TrainConfig`, and a `step`. Nothing
+    is unpickled. Raises `CheckpointError` for a file that is missing, damaged, not this library's or of a
+    later version, and for one that holds NaN or infinity.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = check_path("path", path, CheckpointError)
+    path = check_path("path", path)
     file = path / "checkpoint.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise CheckpointError(
-            f"no checkpoint at {str(path)!r}: it must be a folder with checkpoint.safetensors, or that file"
-        )
-    try:
-        with safe_open(file, "pt") as f:
-            about = json.loads((f.metadata() or {}).get("about", "{}"))
-            tensors = {name: f.get_tensor(name) for name in f.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{str(file)!r} is not a safetensors checkpoint, or is damaged ({str(error).splitlines()[0][:80]}); pickled files are never opened"
-        ) from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise CheckpointError(f"{str(file)!r} was not written by this library")
-    if about.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{str(file)!r} has format version {about.get('format_version')}, this library reads {FORMAT_VERSION}"
-        )
-    for name, kind in (("config", dict), ("model", str), ("step", int)):
-        if not isinstance(about.get(name), kind):
-            raise CheckpointError(f"{str(file)!r} is damaged: it does not say its {name}")
+        raise CheckpointError(f"no checkpoint at {str(path)!r}: {_what_lies_there(path)}")
+    about, tensors = _parse(file)
+    about["config"] = _config_of(about, file)
+    if (bad := _not_finite(tensors)) is not None:
+        raise CheckpointError(f"{str(file)!r} is damaged: {bad} holds NaN or infinity")
     return about, tensors, file.parent
 
+# %% ../nbs/reference/checkpoint.ipynb #c30ecd96
+def _what_lies_there(path: Path) -> str:
+    "What to do about a `path` without a checkpoint."
+    runs = sorted(file.parent for file in path.glob("*/checkpoint.safetensors")) if path.is_dir() else []
+    if not runs:
+        return "it must be a folder with checkpoint.safetensors, or that file"
+    names = " or ".join(repr(str(run)) for run in runs[:3])
+    if {"standard", "proposed"} <= {run.name for run in runs}:
+        return f"it is a quick start's folder, with a run of each method; name {names}"
+    return f"it is a folder of several runs; name one of them, such as {names}"
+
+# %% ../nbs/reference/checkpoint.ipynb #3c59687a
+def _parse(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    "What a file says of itself, of the right types, and its tensors. Raises `CheckpointError`."
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        data = file.read_bytes()
+        tensors = load(data)  # copies; a file that is mapped into memory could change under our hands
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        about = json.loads(header.get("__metadata__", {}).get("about", "{}"))
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
+        raise CheckpointError(
+            f"{str(file)!r} is not a safetensors checkpoint, or is damaged ({brief(str(error))}); "
+            "pickled files are never opened"
+        ) from None
+    if not isinstance(about, dict) or about.get("format") != _FORMAT:
+        raise CheckpointError(f"{str(file)!r} was not written by this library")
+    version = about.get("format_version")
+    if version not in (1, _VERSION):
+        known = f"this library reads up to {_VERSION}"
+        raise CheckpointError(f"{str(file)!r} has format version {brief(version)}, {known}")
+    if version == 1:
+        about |= dict(seconds=0, summed=0, data={})  # no clock, no sums, no fingerprints yet
+    kinds: dict[str, Any] = dict(config=dict, model=str, step=int, summed=int, data=dict)
+    kinds["seconds"] = (int, float)
+    for name, kind in kinds.items():
+        value = about.get(name)
+        fine = isinstance(value, kind) and not isinstance(value, bool)
+        if isinstance(value, (int, float)):
+            fine = fine and 0 <= value < 2**53
+        if not fine:
+            raise CheckpointError(f"{str(file)!r} is damaged: its {name} cannot be {brief(value)}")
+    return about, tensors
+
+
+def _config_of(about: dict[str, Any], file: Path) -> TrainConfig:
+    "The configuration of a checkpoint. Raises `CheckpointError` for settings unknown or not allowed."
+    unknown = set(about["config"]) - {setting.name for setting in fields(TrainConfig)}
+    if unknown:
+        names = brief(", ".join(sorted(unknown)))
+        raise CheckpointError(f"{str(file)!r} has settings unknown to this version: {names}")
+    try:
+        return TrainConfig(**about["config"])
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{str(file)!r} holds a configuration that is not valid: {error}") from None
+
 # %% ../nbs/reference/checkpoint.ipynb #5da3aa91
-def read_history(folder: Path, step: int) -> list[dict[str, float]]:
-    "The records up to `step` of the history.json in `folder`; none without the file. Raises `CheckpointError` for a file that is damaged."
-    file = check_path("folder", folder, CheckpointError) / "history.json"
-    check_count("step", step, 0)
+def _read_history(folder: Path, step: int) -> list[dict[str, float]]:
+    "The records up to `step` of the history.json in `folder`; none without the file."
+    file = folder / "history.json"
     if not file.is_file():
         return []
     try:
-        return [record for record in json.loads(file.read_text()) if record["step"] <= step]
-    except (OSError, ValueError, TypeError, LookupError):
+        records = json.loads(file.read_text())
+        if not all(isinstance(value, (int, float)) for record in records for value in record.values()):
+            raise ValueError
+        return [record for record in records if record["step"] <= step]
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
         raise CheckpointError(
-            f"{str(file)!r} is damaged: it must be a list of records with a step each; without the file, the run goes on"
+            f"{str(file)!r} is damaged: it must be a list of records of numbers with a step each; "
+            "without the file, the run goes on"
         ) from None
 
+# %% ../nbs/reference/checkpoint.ipynb #b722ba5d
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    "The tensors whose names begin with `part.`, without that."
+    return {name.removeprefix(part + "."): t for name, t in tensors.items() if name.startswith(part + ".")}
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
-
-def config_from(about: dict[str, Any], path: str | Path) -> TrainConfig:
-    "The configuration of a checkpoint. Raises `CheckpointError` for fields that this version does not know, or values out of range."
-    if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
-        raise CheckpointError(f"{str(path)!r} is damaged: it does not say its config")
-    values, known = dict(about["config"]), {f.name for f in fields(TrainConfig)}
-    if set(values) - known:
-        raise CheckpointError(
-            f"{str(path)!r} has settings unknown to this version: {', '.join(sorted(set(values) - known))}"
+def _check_fits(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    "Raise `CheckpointError` unless `tensors` are those of `network`, by name, shape and type."
+    wanted = _named_tensors(network)
+    for name in sorted(wanted.keys() | tensors.keys()):
+        there, asked = (
+            f"{t.dtype} {tuple(t.shape)}" if t is not None else "missing"
+            for t in (tensors.get(name), wanted.get(name))
         )
-    for name in ("discriminator_channels", "discriminator_strides", "betas"):
-        if isinstance(values.get(name), list):
-            values[name] = tuple(values[name])
-    try:
-        return TrainConfig(**values)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{str(path)!r} holds a configuration that is not valid: {error}") from None
+        if there != asked:
+            what = f"its {brief(name)} is {there}, the network's {asked}"
+            raise CheckpointError(f"{str(path)!r} does not fit this network: {what}")
 
 
-def _load_into(network: nn.Module, tensors: dict[str, Tensor], what: str, path) -> nn.Module:
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
-        raise CheckpointError(f"{str(path)!r} does not fit this {what}: {reason[:160]}") from None
-    return network
+@torch.no_grad()
+def _fill(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    "Copy `tensors` into `network`. Raises `CheckpointError` unless they are its own."
+    _check_fits(network, tensors, path)
+    for name, tensor in _named_tensors(network).items():
+        tensor.copy_(tensors[name])
 
 # %% ../nbs/reference/checkpoint.ipynb #d45be919
 def load(
@@ -206,48 +265,129 @@ def load(
 ) -> TrainResult:
     """Both networks of a run, in evaluation mode, with its history and configuration.
 
-    `path`: the run's folder or its checkpoint.safetensors. `model`, `discriminator`: needed only for networks of your own, to be filled.
-    Raises `CheckpointError` for a file that is missing, damaged, foreign, of another version, or does not fit the networks; a pickle is never opened.
+    `path`: the run's folder or its checkpoint.safetensors. `model`, `discriminator`: needed only for networks
+    of your own, to be filled. Raises `CheckpointError` for a file that is missing, damaged, foreign, of a
+    later version, or does not fit the networks; a pickle is never opened. torch's generators are left
+    as they were.
     """
-    device = choose_device(device)
-    if model is not None:
-        check_modules(model=model)
-    check_modules(discriminator=discriminator)
+    place = choose_device(device)
     about, tensors, folder = read_checkpoint(path)
-    config = config_from(about, path)
+    config = about["config"]
     if model is None and about["model"] != "ResidualVAE":
-        raise CheckpointError(
-            f"{str(path)!r} holds a network of class {about['model']}: pass an instance of it as `model`"
-        )
-    model = (
-        _load_into(config.make_model() if model is None else model, _part(tensors, "model."), "model", path)
-        .to(device)
-        .eval()
-    )
-    weights = _part(tensors, "discriminator.")
-    if config.uses("patchgan") and not weights:
+        kind = f"a network of class {brief(about['model'])}"
+        raise CheckpointError(f"{str(path)!r} holds {kind}: give an instance of it as `model`")
+    model = _rebuilt(model, config.make_model, _part(tensors, "model"), path)
+    weights = _part(tensors, "discriminator")
+    if weights:
+        discriminator = _rebuilt(discriminator, config.make_discriminator, weights, path).to(place).eval()
+    elif config.uses("patchgan"):
         raise CheckpointError(f"{str(path)!r} is damaged: it lacks the discriminator's weights")
-    discriminator = (
-        _load_into(
-            config.make_discriminator() if discriminator is None else discriminator,
-            weights,
-            "discriminator",
-            path,
-        )
-        .to(device)
-        .eval()
-        if weights
-        else None
-    )
-    paths = {
-        name: folder / f
-        for name, f in (
-            ("checkpoint", "checkpoint.safetensors"),
-            ("config", "config.json"),
-            ("history", "history.json"),
-        )
-        if (folder / f).is_file()
-    }
-    return TrainResult(
-        model, discriminator, read_history(folder, about["step"]), paths, config, about["step"]
-    )
+    else:
+        discriminator = None
+    paths = {name: folder / file for name, file in _FILES.items() if (folder / file).is_file()}
+    history = _read_history(folder, about["step"])
+    return TrainResult(model.to(place).eval(), discriminator, history, paths, config, about["step"])
+
+
+def _rebuilt(
+    own: nn.Module | None, make: Callable[[], nn.Module], tensors: dict[str, Tensor], path: str | Path
+) -> nn.Module:
+    "Your `own` network, or one by `make`, fused, with the weights of a checkpoint."
+    if own is None:
+        with torch.device("meta"):
+            _check_fits(make(), tensors, path)
+        with kept_generators(torch.device("cpu")):
+            own = fuse_(make())
+    _fill(own, tensors, path)
+    return own
+
+# %% ../nbs/reference/checkpoint.ipynb #9eb3ab7c
+_FREE = {  # of a data set whose files are known by name, the place may be another
+    *("epochs", "steps", "minutes"),
+    *("log_every", "valid_every", "valid_batches", "save_every", "out"),
+    *("device", "compile", "dataset"),
+}
+
+
+def _check_same_run(about: dict[str, Any], run: _Run, path: str | Path) -> None:
+    "Raise `CheckpointError` unless the checkpoint is of a run with the settings and the data of `run`."
+    old, new = asdict(about["config"]), asdict(run.config)
+    free = _FREE if "checksum" in about["data"].get("train", {}) else _FREE - {"dataset"}
+    changed = [name for name in old if name not in free and old[name] != new[name]]
+    if changed:
+        settings = ", ".join(f"{name} {brief(old[name])}, not {brief(new[name])}" for name in changed)
+        raise CheckpointError(f"cannot resume {str(path)!r}: it was trained with {settings}")
+    for part, words in dict(train="training", valid="validation").items():
+        before, now = about["data"].get(part), run.data.get(part)
+        if about["data"] and before != now:
+            counts = [brief((data or {}).get("images")) for data in (before, now)]
+            what = (
+                f"{counts[0]} images, now {counts[1]}" if counts[0] != counts[1] else "other files than now"
+            )
+            raise CheckpointError(f"cannot resume {str(path)!r}: its {words} data were {what}")
+
+# %% ../nbs/reference/checkpoint.ipynb #9da207dc
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: str | Path
+) -> None:
+    "Put a checkpoint's moments (`index.name` -> tensor) back into `optimizer`. Raises `CheckpointError`."
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        k = int(index) if index.isdecimal() else len(parameters)
+        shapes = [torch.Size()] if key == "step" else [p.shape for p in parameters[k : k + 1]]
+        if k >= len(parameters) or tensor.shape not in shapes or not tensor.is_floating_point():
+            shape = f"{tuple(tensor.shape)} {tensor.dtype}"
+            raise CheckpointError(
+                f"{str(path)!r} is damaged: Adam's {brief(name)}, {shape}, fits no parameter"
+            )
+        state.setdefault(k, {})[key] = tensor
+    if not state or any(set(moments) != {"step", "exp_avg", "exp_avg_sq"} for moments in state.values()):
+        raise CheckpointError(f"{str(path)!r} is damaged: it lacks Adam's state")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+# %% ../nbs/reference/checkpoint.ipynb #b095f40c
+def _regular(history: list[dict[str, float]], config: TrainConfig, step: int) -> list[dict[str, float]]:
+    "The history at `step` without what is there because the run ended at that step."
+    kept = [record for record in history if record["step"] < step]
+    for record in (record for record in history if record["step"] == step):
+        logged = step % config.log_every == 0
+        looked = config.valid_every is not None and step % config.valid_every == 0
+        record = {
+            k: v for k, v in record.items() if (looked if k.startswith("valid/") else logged or k == "step")
+        }
+        kept += [record] if logged or looked else []
+    return kept
+
+
+@torch.no_grad()
+def _restore(run: _Run, path: str | Path) -> None:
+    """Bring `run`, which has not begun, to where the checkpoint at `path` is.
+
+    Raises `CheckpointError` for a checkpoint of other settings, other data or other networks.
+    """
+    about, tensors, folder = read_checkpoint(path)
+    _check_same_run(about, run, path)
+    if not _part(tensors, "optimizer0"):
+        why = "it holds weights alone, without the state of Adam that training goes on from"
+        raise CheckpointError(f"cannot resume {str(path)!r}: {why}")
+    _fill(run.model, _part(tensors, "last" if run.average else "model"), path)
+    if run.average:
+        _check_fits(run.model, _part(tensors, "model"), path)
+    for name, kept in run.average.items():
+        kept.copy_(tensors[f"model.{name}"])
+    if run.discriminator is not None:
+        _fill(run.discriminator, _part(tensors, "discriminator"), path)
+    for i, optimizer in enumerate(run.optimizers):
+        _restore_optimizer(optimizer, _part(tensors, f"optimizer{i}"), path)
+    device = next(run.model.parameters()).device
+    run.sums = {name: t.to(device) for name, t in _part(tensors, "sums").items()}
+    run.step, run.summed = about["step"], about["summed"]
+    if bool(run.sums) != bool(run.summed) or any(t.shape for t in run.sums.values()):
+        raise CheckpointError(f"{str(path)!r} is damaged: the sums of its loss terms do not fit their number")
+    run.history = _read_history(folder, run.step)
+    clocks = [record["seconds"] for record in run.history if "seconds" in record]
+    run.seconds = max([about["seconds"], *clocks])
+    if about["format_version"] > 1:
+        run.history = _regular(run.history, about["config"], run.step)

@@ -5,184 +5,172 @@
 # %% ../nbs/reference/configuration.ipynb #cb4d78dd
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .checks import check_count, check_number
+from .checks import brief, check_choice, check_count, check_number, check_path, check_type
+from .device import _check_device
 from .elbo import scaled_reconstruction_weight
-from .patchgan import PatchDiscriminator, check_counts, generator_loss, scaled_strides
-from .resnet import ResidualVAE, check_architecture
-from .checks import brief, check_path, check_type
-from .device import check_device
+from .patchgan import PatchDiscriminator, scaled_strides
+from .resnet import ResidualVAE
 
 # %% auto #0
-__all__ = ['TrainConfig']
+__all__ = ['PRESETS', 'TrainConfig']
+
+# %% ../nbs/reference/configuration.ipynb #dafa43cd
+def _setting(default: Any, about: str, **limits: Any) -> Any:
+    "A field with its default and, as its metadata, what it is (`about`) and its limits."
+    return field(default=default, metadata={"about": about, **limits})
+
+# %% ../nbs/reference/configuration.ipynb #1167d022
+def _check_setting(name: str, kind: str, value: Any, limits: Mapping[str, Any]) -> None:
+    "Raise `ValueError` unless `value` is of the `kind` that the annotation says and within `limits`."
+    kind, optional, _ = kind.partition(" | None")
+    choices = (True, False) if kind == "bool" else limits.get("choices", ())
+    if optional and value is None:
+        return
+    if kind.startswith("tuple"):  # two numbers, or one whole number a layer
+        pair = "float" in kind
+        if not isinstance(value, tuple) or not (len(value) == 2 if pair else 1 <= len(value) <= 30):
+            what = "two numbers" if pair else "1 to 30 whole numbers"
+            raise ValueError(f"{name} must be {what}, got {brief(value)}")
+        for one in value:
+            _check_setting(f"each of {name}", "float" if pair else "int", one, limits)
+    elif kind == "float | str" and isinstance(value, str):
+        if value not in choices:
+            rules = " or ".join(map(repr, choices))
+            raise ValueError(f"{name} must be a number or {rules}, got {brief(value)}")
+    elif choices and kind != "float | str":
+        check_choice(name, value, (None, *choices) if optional else choices)
+    elif kind == "int":
+        check_count(name, value, limits.get("least", 1), limits.get("most", 2**31 - 1))
+    elif kind.startswith("float"):
+        check_number(name, value, limits.get("positive", False), limits.get("below", math.inf))
+    else:
+        check_type(name, value, str, "text")
+
+# %% ../nbs/reference/configuration.ipynb #9998f1c3
+class _FromSize(int):
+    "A number of blocks that nobody asked for: for another image size, `replace` finds another one."
+
+
+def _blocks_for(side: int) -> _FromSize:
+    "How often `side` can be halved while it is even and at least 8; once at least."
+    times = 0
+    while side % 2 == 0 and side >= 8:
+        side, times = side // 2, times + 1
+    return _FromSize(max(times, 1))
 
 # %% ../nbs/reference/configuration.ipynb #5de49b3f
-@dataclass
+@dataclass(slots=True)
 class TrainConfig:
-    """Every hyper-parameter of a run, checked when it is made. Each line says what it is, its unit and its source.
+    """Every setting of a run, checked when it is made. Each line: default, what it is, what is allowed.
 
-    Raises `ValueError` that names the field and what is allowed.
+    Lists become tuples, and paths become text with `~` expanded. A run ends with the first of `epochs`,
+    `steps` and `minutes` that are given, or after 20 epochs when none is. Raises `ValueError` that names the
+    setting and says what is allowed.
     """
 
-    method: str = "proposed"  # "standard" (ELBO) or "proposed" (population KL, regularizer, PatchGAN)
-    dataset: str = "faces"  # a name or a folder, as `open_dataset` takes it
-    data_size: int | None = None  # images to use at most; None: all
-    image_size: int = 64  # pixels on a side; paper: 256
-    in_channels: int = 3  # 3 colors, 1 grey
-    valid_fraction: float = 0.2  # share held out, in (0, 1); paper: 6,000 of 30,000
-    flip: bool = True  # random horizontal flips; paper: yes
-    width: int = 32  # channels inside the VAE; paper: 128
-    latent_dim: int = 64  # latents, divisible by 8; paper: 512
-    blocks: int = 4  # times the resolution is halved; paper: 6
-    encoder_identity: int = 0  # identity blocks a stage; reference: 2
-    decoder_identity: int = 1  # reference: 1
-    norm: str = "affine"  # "affine" as the reference runs, "batch" as the text says
-    input_norm: str = "none"  # "layer" as the reference, or "none"
-    init: str = "scaled"  # of the VAE's weights: "glorot" as the reference, or "scaled"
-    discriminator_channels: tuple[int, ...] = (32, 64, 64, 64, 1)  # paper: 128,128,128,64,64,1
-    discriminator_strides: tuple[int, ...] | None = None  # None: scaled with the image; paper: 2,2,2,1,1,1
-    dropout: float = 0.0  # in the discriminator, in [0, 1); paper: 0.25, inactive in the reference
-    reconstruction_weight: float | str = (
-        "hold_weight"  # of the mean absolute error, or "hold_weight" / "hold_scale"; paper: 5000 at 3x256x256
+    # The data
+    method: str = _setting("proposed", "the ELBO, or the proposal", choices=("standard", "proposed"))
+    dataset: str = _setting("faces", "faces, a folder of images, or celeba, fashion_mnist, mnist")
+    data_size: int | None = _setting(None, "images to use at most; unset: all")
+    image_size: int = _setting(64, "pixels on a side; paper: 256", most=8192)
+    in_channels: int = _setting(3, "3 colors, 1 grey", most=1024)
+    valid_fraction: float = _setting(0.2, "share held out; paper: 6,000 of 30,000", positive=True, below=1)
+    flip: bool = _setting(True, "mirror images at random; paper: yes")
+    # The VAE
+    width: int = _setting(32, "channels inside the VAE; paper: 128", most=4096)
+    latent_dim: int = _setting(64, "latents, divisible by 8; paper: 512", most=2**16)
+    blocks: int = _setting(None, "halvings of the resolution; unset: as the size allows; paper: 6", most=30)
+    encoder_identity: int = _setting(0, "encoder's identity blocks a stage; reference: 2", least=0, most=32)
+    decoder_identity: int = _setting(1, "decoder's identity blocks a stage; reference: 1", least=0, most=32)
+    norm: str = _setting("affine", "reference: affine; the paper's text: batch", choices=("affine", "batch"))
+    input_norm: str = _setting("none", "of the images; reference: layer", choices=("layer", "none"))
+    init: str = _setting("scaled", "of the VAE's weights; reference: glorot", choices=("glorot", "scaled"))
+    # The discriminator
+    discriminator_channels: tuple[int, ...] = _setting(
+        (32, 64, 64, 64, 1), "of each layer, the last 1; paper: 128,128,128,64,64,1", most=4096
     )
-    reconstruction_norm: str = "l1"  # "l1" or "l2"
-    kl_weight: float = 1.0  # of either KL; paper: 1
-    variance: str = "between"  # in the population KL: "total" or "between"
-    regularizer_weight: float = 0.1  # reference: 0.1
-    gan_weight: float = 100.0  # in L_G and L_D; reference: 100
-    population: bool | None = None  # population KL instead of the average; None: as `method` says
-    regularizer: bool | None = None  # variance regularizer; None: as `method` says
-    patchgan: bool | None = None  # discriminator; None: as `method` says
-    batch_size: int = 16  # images; paper: 10 to 20
-    lr: float = 2e-3  # Adam's, of the VAE; reference: 1e-4
-    discriminator_lr: float | None = 1e-3  # Adam's, of the discriminator; None: `lr`; reference: 1e-4
-    betas: tuple[float, float] = (0.5, 0.99)  # Adam's; reference: 0.5, 0.999
-    warmup: int = 50  # steps over which both rates rise from 0; reference: 0
-    average: float = (
-        0.98  # decay a step of the running average of the VAE's weights, in [0, 1); 0: none, as the reference
+    discriminator_strides: tuple[int, ...] | None = _setting(
+        None, "of each layer; unset: scaled with the image; paper: 2,2,2,1,1,1", most=16
     )
-    eps: float = 1e-7  # Adam's; Keras's default
-    epochs: float | None = (
-        20  # passes over the data; training stops at the first limit reached; paper: 300 to 400
+    dropout: float = _setting(0.0, "in the discriminator; paper: 0.25, inactive in the reference", below=1)
+    # The objective
+    reconstruction_weight: float | str = _setting(
+        "hold_weight", "a number, or a rule; paper: 5000 at 3x256x256", choices=("hold_weight", "hold_scale")
     )
-    steps: int | None = None  # optimizer steps
-    minutes: float | None = None  # of wall-clock time
-    seed: int = 0  # of initialization, split, order, flips and noise
-    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:N", "mps"
-    precision: str = "auto"  # "auto", "float32", "bf16"
-    compile: bool = False  # torch.compile the networks: a first step of minutes, then perhaps faster ones
-    log_every: int = 10  # steps between records of the history
-    valid_every: int | None = None  # steps between validations; None: at the end alone
-    valid_batches: int = 16  # batches a validation looks at, at most
-    save_every: int | None = None  # steps between checkpoints; None: at the end alone
-    out: str | None = None  # folder for checkpoint and history; None: nothing is written
+    reconstruction_norm: str = _setting("l1", "of the error in an image; paper: l1", choices=("l1", "l2"))
+    kl_weight: float = _setting(1.0, "of either KL; paper: 1")
+    variance: str = _setting("between", "of the population; reference: between", choices=("total", "between"))
+    regularizer_weight: float = _setting(0.1, "of the variance regularizer; reference: 0.1")
+    gan_weight: float = _setting(100.0, "of the PatchGAN, in both losses; reference: 100")
+    population: bool | None = _setting(None, "population KL, not the average; unset: as method says")
+    regularizer: bool | None = _setting(None, "variance regularizer; unset: as method says")
+    patchgan: bool | None = _setting(None, "discriminator; unset: as method says")
+    # The way to it
+    batch_size: int = _setting(16, "images a step; paper: 10 to 20")
+    lr: float = _setting(2e-3, "Adam's learning rate for the VAE; reference: 1e-4", positive=True)
+    discriminator_lr: float | None = _setting(
+        1e-3, "Adam's learning rate for the discriminator; unset: lr; reference: 1e-4", positive=True
+    )
+    betas: tuple[float, float] = _setting((0.5, 0.99), "Adam's; reference: 0.5,0.999", below=1)
+    eps: float = _setting(1e-7, "Adam's; reference: 1e-7, as Keras", positive=True)
+    warmup: int = _setting(50, "steps over which both rates rise from 0; reference: 0", least=0)
+    average: float = _setting(0.98, "decay a step of the VAE's running average; reference: 0, none", below=1)
+    epochs: float | None = _setting(
+        None,
+        "passes over the data; unset: 20, unless steps or minutes is given; paper: 300 to 400",
+        positive=True,
+    )
+    steps: int | None = _setting(None, "optimizer steps")
+    minutes: float | None = _setting(None, "of wall-clock time", positive=True)
+    seed: int = _setting(0, "of everything random", least=0, most=2**63 - 1)
+    # The machine, and what is kept
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    precision: str = _setting("auto", "of the convolutions", choices=("auto", "float32", "bf16"))
+    compile: bool = _setting(False, "torch.compile: a first step of minutes, then perhaps faster ones")
+    log_every: int = _setting(10, "steps between records of the history")
+    valid_every: int | None = _setting(None, "steps between validations; unset: at the end alone")
+    valid_batches: int = _setting(16, "batches a validation looks at, at most")
+    save_every: int | None = _setting(None, "steps between checkpoints; unset: at the end alone")
+    out: str | None = _setting(None, "folder for checkpoint and history; unset: nothing is written")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        for name in ("discriminator_channels", "discriminator_strides", "betas"):
+            if isinstance(getattr(self, name), list):
+                setattr(self, name, tuple(getattr(self, name)))
         for name in ("dataset", "out"):
-            if isinstance(getattr(self, name), Path):
-                setattr(self, name, str(getattr(self, name)))  # a checkpoint keeps text
+            if isinstance(getattr(self, name), (str, Path)):
+                setattr(self, name, os.path.expanduser(getattr(self, name)))
+        if self.blocks is None or isinstance(self.blocks, _FromSize):
+            self.blocks = _blocks_for(self.image_size if isinstance(self.image_size, int) else 1)
         self.check()
 
     def check(self) -> None:
-        "Raise `ValueError` for the first field out of range."
-        allowed = dict(
-            method=("standard", "proposed"),
-            norm=("affine", "batch"),
-            input_norm=("layer", "none"),
-            init=("glorot", "scaled"),
-            reconstruction_norm=("l1", "l2"),
-            variance=("total", "between"),
-            precision=("auto", "float32", "bf16"),
-            flip=(True, False),
-            compile=(True, False),
-            population=(None, True, False),
-            regularizer=(None, True, False),
-            patchgan=(None, True, False),
-        )
-        for name, names in allowed.items():
-            value = getattr(self, name)
-            if not any(value is one or isinstance(value, str) and value == one for one in names):
-                raise ValueError(f"{name} must be {' or '.join(map(repr, names))}, got {brief(value)}")
-        check_device(self.device)
-        check_type("dataset", self.dataset, str, "a name or a folder")
+        "Raise `ValueError` for the first setting that is not allowed."
+        for setting in fields(self):
+            _check_setting(setting.name, str(setting.type), getattr(self, setting.name), setting.metadata)
+        _check_device(self.device)
         if self.out is not None:
             check_path("out", self.out)
-        check_architecture(
-            self.image_size,
-            self.in_channels,
-            self.width,
-            self.latent_dim,
-            self.blocks,
-            self.encoder_identity,
-            self.decoder_identity,
-        )
-        for name in ("kl_weight", "regularizer_weight", "gan_weight"):
-            check_number(name, getattr(self, name))
-        absent = [
-            name
-            for name in (
-                "epochs",
-                "minutes",
-                "discriminator_lr",
-                "valid_every",
-                "save_every",
-                "steps",
-                "data_size",
-            )
-            if getattr(self, name) is None
-        ]
-        for name in ("lr", "eps", "epochs", "minutes", "discriminator_lr"):
-            if name not in absent:
-                check_number(name, getattr(self, name), positive=True)
-        for name in (
-            "batch_size",
-            "log_every",
-            "valid_every",
-            "valid_batches",
-            "save_every",
-            "steps",
-            "data_size",
-        ):
-            if name not in absent:
-                check_count(name, getattr(self, name))
-        check_count("seed", self.seed, 0, 2**63 - 1)
-        if self.epochs is None and self.steps is None and self.minutes is None:
-            raise ValueError("one of epochs, steps and minutes must be given")
-        check_count("warmup", self.warmup, least=0)
-        check_number("average", self.average)
-        if self.average >= 1:
-            raise ValueError(f"average must lie in [0, 1), got {self.average}")
-
-        def within(value, least):
-            return isinstance(value, (int, float)) and not isinstance(value, bool) and least < value < 1
-
-        if not within(self.valid_fraction, 0):
-            raise ValueError(f"valid_fraction must lie between 0 and 1, got {brief(self.valid_fraction)}")
-        if not (
-            isinstance(self.betas, (tuple, list))
-            and len(self.betas) == 2
-            and all(b == 0 or within(b, 0) for b in self.betas)
-        ):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {brief(self.betas)}")
-        check_counts("discriminator_channels", self.discriminator_channels)
-        if self.discriminator_strides is not None:
-            check_counts("discriminator_strides", self.discriminator_strides)
         if self.uses("population") and self.variance == "between" and self.batch_size < 2:
             raise ValueError(
-                'variance="between" needs a batch_size of at least 2: the variance of one mean is 0 and its KL infinite'
+                'variance="between" needs a batch_size of at least 2: '
+                "the variance of one mean is 0 and its KL infinite"
             )
-        self.resolved_weight()
-        with torch.device("meta"):
-            self.make_discriminator()  # checks its arguments; draws nothing
+        with torch.device("meta"):  # the networks check their own arguments; nothing is allocated or drawn
+            ResidualVAE(**self._architecture(), init="glorot")  # to draw "scaled" takes a second on "meta"
+            self.make_discriminator()
 
     def uses(self, term: str) -> bool:
         'Is `term` ("population", "regularizer" or "patchgan") part of the objective?'
-        if term not in ("population", "regularizer", "patchgan"):
-            raise ValueError(f'term must be "population", "regularizer" or "patchgan", got {brief(term)}')
         switch = getattr(self, term)
         return self.method == "proposed" if switch is None else switch
 
@@ -191,35 +179,80 @@ class TrainConfig:
         return scaled_reconstruction_weight(self.reconstruction_weight, self.image_size, self.in_channels)
 
     def strides(self) -> tuple[int, ...]:
-        "The discriminator's strides: as given, or the paper's (of another number of layers: 1, then all 2) with one 2 fewer for each halving of 256 pixels."
+        """The discriminator's strides: as given, or else one 2 fewer for each halving of 256 pixels.
+
+        Fewer than in the paper's, or, for another number of layers than its six, than in a 1 and then all 2.
+        """
         layers = len(self.discriminator_channels)
         if self.discriminator_strides is not None:
-            return tuple(self.discriminator_strides)
-        return scaled_strides(
-            self.image_size, (2, 2, 2, 1, 1, 1) if layers == 6 else (1,) + (2,) * (layers - 1)
-        )
+            return self.discriminator_strides
+        strides = (2, 2, 2, 1, 1, 1) if layers == 6 else (1,) + (2,) * (layers - 1)
+        return scaled_strides(self.image_size, strides)
 
     def shape(self) -> tuple[int, int, int]:
         "(channels, height, width) of an image."
         return self.in_channels, self.image_size, self.image_size
 
+    def total_steps(self, n: int) -> float:
+        """Steps that `epochs` and `steps` allow for `n` training images; 20 epochs when no limit is given.
+
+        Infinite when `minutes` alone is.
+        """
+        given = any(limit is not None for limit in (self.epochs, self.steps, self.minutes))
+        epochs = self.epochs if given else 20
+        by_epochs = math.inf if epochs is None else math.ceil(epochs * (n // self.batch_size))
+        return min(by_epochs, math.inf if self.steps is None else self.steps)
+
+    def _architecture(self) -> dict[str, Any]:
+        "What `ResidualVAE` is made of, by its own names; `init` apart."
+        sizes = ("image_size", "in_channels", "width", "latent_dim", "blocks")
+        layers = ("encoder_identity", "decoder_identity", "norm", "input_norm")
+        return {name: getattr(self, name) for name in sizes + layers}
+
     def make_model(self) -> ResidualVAE:
         "A new VAE of this configuration, initialized from torch's global generator."
-        return ResidualVAE(
-            self.image_size,
-            self.in_channels,
-            self.width,
-            self.latent_dim,
-            self.blocks,
-            self.encoder_identity,
-            self.decoder_identity,
-            self.norm,
-            self.input_norm,
-            self.init,
-        )
+        return ResidualVAE(**self._architecture(), init=self.init)
 
     def make_discriminator(self) -> PatchDiscriminator:
-        "A new discriminator of this configuration."
+        "A new discriminator of this configuration, initialized from torch's global generator."
         return PatchDiscriminator(
-            self.in_channels, tuple(self.discriminator_channels), self.strides(), self.norm, self.dropout
+            self.in_channels, self.discriminator_channels, self.strides(), self.norm, self.dropout
         )
+
+# %% ../nbs/reference/configuration.ipynb #350b5ee0
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": dict(
+        method="proposed",
+        image_size=256,
+        in_channels=3,
+        valid_fraction=0.2,
+        flip=True,
+        width=128,
+        latent_dim=512,
+        blocks=6,
+        encoder_identity=2,
+        decoder_identity=1,
+        norm="affine",
+        input_norm="layer",
+        init="glorot",
+        discriminator_channels=(128, 128, 128, 64, 64, 1),
+        discriminator_strides=(2, 2, 2, 1, 1, 1),
+        dropout=0.0,
+        reconstruction_weight="hold_weight",
+        reconstruction_norm="l1",
+        kl_weight=1.0,
+        variance="between",
+        regularizer_weight=0.1,
+        gan_weight=100.0,
+        batch_size=10,
+        lr=1e-4,
+        discriminator_lr=1e-4,
+        betas=(0.5, 0.999),
+        eps=1e-7,
+        warmup=0,
+        average=0.0,
+        epochs=300,
+        precision="float32",
+    ),
+    "quick": dict(image_size=40, blocks=3, steps=3000, data_size=6000),
+}

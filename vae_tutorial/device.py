@@ -9,105 +9,157 @@ import os
 import platform
 import re
 import shutil
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from .memory import allocator
-from .checks import brief
-from .checks import check_type
+
+from .checks import brief, check_choice
+from .memory import _allocator, _cpu_flags, _has_amx
 
 # %% auto #0
-__all__ = ['check_device', 'choose_device', 'cpu_flags', 'native_bf16', 'choose_precision', 'check_compiler', 'describe_machine',
-           'pin_threads']
+__all__ = ['choose_device', 'memory_format', 'autocast', 'choose_precision', 'describe_machine', 'pin_threads']
 
 # %% ../nbs/reference/device.ipynb #875ef844
-def check_device(name: str) -> None:
+def _check_device(name: str) -> None:
     "Raise `ValueError` unless `name` can name a device, of this machine or of another."
-    if not isinstance(name, str) or not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", name):
+    if not isinstance(name, str) or not re.fullmatch("auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?", name):
         raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:N" or "mps", got {brief(name)}')
 
+# %% ../nbs/reference/device.ipynb #33c5b08f
+def _why_unusable(device: torch.device) -> str:
+    'Why a kernel cannot run on `device`, in one line; "" when it can.'
+    try:
+        (torch.ones(1, device=device) + 1).item()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().split("\n")[0]
+    return ""
 
+# %% ../nbs/reference/device.ipynb #66dd30d8
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`, or for `"auto"` the best there is: CUDA, then MPS, then the CPU.
+    """The device called `name`, or for `"auto"` the best that works: CUDA, then MPS, then the CPU.
 
-    `name`: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`. Raises `ValueError` for an unknown device and for one that this machine lacks.
+    `name`: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`. Where `"auto"` finds a GPU that this torch
+    cannot use, it takes the CPU, with a warning. Raises `ValueError` for an unknown device, and for one that
+    is not here or cannot be used.
     """
-    check_device(name)
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    _check_device(name)
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind in present if present[kind]))
-    kind, _, index = name.partition(":")
-    if not present[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
-        raise ValueError(
-            f"device {name!r} is not available on this machine; there are: {', '.join(k for k in present if present[k])}"
-        )
-    return torch.device(name)
+        device = torch.device(next(kind for kind in here if here[kind]))
+        if not (reason := _why_unusable(device)):
+            return device
+        warnings.warn(f"this torch cannot use {device}, so the CPU is taken: {reason}")
+        return torch.device("cpu")
+    device = torch.device(name)
+    there = f"there are: {', '.join(kind for kind in here if here[kind])}"
+    if not here[device.type]:
+        built = torch.backends.cuda.is_built() if device.type == "cuda" else torch.backends.mps.is_built()
+        why = " on this machine" if built else f": this torch was built without {device.type.upper()}"
+        raise ValueError(f"device {name!r} is not available{why}; {there}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not available on this machine; {there}")
+    if reason := _why_unusable(device):
+        raise ValueError(f"device {name!r} cannot be used by this torch: {reason}")
+    return device
+
+# %% ../nbs/reference/device.ipynb #d5c36585
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How networks and images lie in the memory of `device`: channels last on a CPU and on CUDA.
+
+    Contiguous elsewhere: with channels last, many versions of torch compute wrong gradients on MPS.
+    """
+    return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
+
+# %% ../nbs/reference/device.ipynb #78efaa49
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """A context in which convolutions and matrix products on `device` are computed in `dtype`.
+
+    Nothing is entered for float32, nor for a kind of device that this torch has no autocast for.
+    """
+    if dtype == torch.float32 or not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype)
 
 # %% ../nbs/reference/device.ipynb #9f7f3efc
-def cpu_flags() -> set[str]:
-    "The CPU's instruction sets by Linux's names; empty where the system does not tell."
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return {flag for line in lines if line.startswith("flags") for flag in line.split(":", 1)[1].split()}
-
-
-def native_bf16(device: torch.device) -> bool:
+def _native_bf16(device: torch.device) -> bool:
     """Does `device` multiply bfloat16 matrices in hardware, and faster than float32 ones?
 
-    CUDA from compute capability 8.0; CPUs with AMX, or with AVX512-BF16 unless they also know AVX512-FP16. Raises `ValueError` for what is no `torch.device`.
+    CUDA from compute capability 8.0; CPUs with AMX, or with AVX512-BF16 unless they also know AVX512-FP16.
     """
-    check_type("device", device, torch.device, "a torch.device")
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    flags, amx = cpu_flags(), getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return (
-        "amx_bf16" in flags or bool(amx and amx()) or ("avx512_bf16" in flags and "avx512_fp16" not in flags)
-    )
+    flags = _cpu_flags()
+    return _has_amx() or ("avx512_bf16" in flags and "avx512_fp16" not in flags)
 
 # %% ../nbs/reference/device.ipynb #5e3a1de6
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of the networks' convolutions: `"float32"`, `"bf16"`, or for `"auto"` bf16 where `device` has it natively.
+    """The dtype of the networks' convolutions: float32 or bfloat16, by name or by what `device` is good at.
 
-    Losses, moments and KLs are float32 or better either way. Raises `ValueError` for another name.
+    `name`: `"float32"`, `"bf16"`, or `"auto"`. Losses, moments and KLs are float32 or better either way.
+    Raises `ValueError` for another name, and for `"bf16"` on a kind of device that this torch has no autocast
+    for.
     """
-    if name not in ("auto", "float32", "bf16"):
-        raise ValueError(f'precision must be "auto", "float32" or "bf16", got {brief(name)}')
-    check_type("device", device, torch.device, "a torch.device")
-    if name == "auto":
-        name = "bf16" if native_bf16(device) else "float32"
-    return torch.bfloat16 if name == "bf16" else torch.float32
+    check_choice("precision", name, ("auto", "float32", "bf16"))
+    available = torch.amp.is_autocast_available(device.type)
+    if name == "bf16" and not available:
+        raise ValueError(f'precision "bf16" needs autocast, which this torch does not have for {device.type}')
+    lower = name == "bf16" or (name == "auto" and available and _native_bf16(device))
+    return torch.bfloat16 if lower else torch.float32
 
 # %% ../nbs/reference/device.ipynb #52c555d1
-def check_compiler() -> None:
-    "Raise `ValueError` unless there is the C++ compiler that `torch.compile` uses on a CPU: the one in the environment's `CXX`, else g++ (clang++ on a Mac, cl on Windows)."
-    name = os.environ.get("CXX") or dict(Darwin="clang++", Windows="cl").get(platform.system(), "g++")
+def _check_compiler() -> None:
+    """Raise `ValueError` unless there is the C++ compiler that `torch.compile` uses on a CPU.
+
+    It is the one that the environment's `CXX` names, else g++ (clang++ on a Mac, cl on Windows).
+    """
+    usual = dict(Darwin="clang++", Windows="cl").get(platform.system(), "g++")
+    name = os.environ.get("CXX") or usual
     if not shutil.which(name):
         raise ValueError(
-            f"compile=True needs a C++ compiler on a CPU, and {brief(name)} is not there: install it (Debian: g++), name another one in CXX, or leave compile off"
+            f"compile=True needs a C++ compiler on a CPU, and {brief(name)} is not there: "
+            "install it (Debian: g++), name another one in CXX, or leave compile off"
         )
 
+# %% ../nbs/reference/device.ipynb #999afbc4
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "MPS backend out of memory",
+)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    "Did the CPU or another device run out of memory?"
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return said or isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+
 # %% ../nbs/reference/device.ipynb #61a44e25
-def describe_machine(device: torch.device) -> dict[str, str | int]:
-    "What a measurement needs beside it: processor or GPU, cores, threads, memory allocator, operating system, versions of Python and torch."
-    check_type("device", device, torch.device, "a torch.device")
-    processor = platform.processor() or platform.machine()
+def _processor() -> str:
+    "The processor's name."
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        processor = names[0] if names else processor
-    found = dict(
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_machine(device: torch.device) -> dict[str, str | int]:
+    """What a measurement needs beside it: processor, cores, threads, versions and more, by name.
+
+    The names: `device`, `processor`, `cores`, `threads`, `native_bf16`, `allocator`, `system`, `python`,
+    `torch`, and `gpu` on CUDA.
+    """
+    found: dict[str, str | int] = dict(
         device=str(device),
-        processor=processor,
+        processor=_processor(),
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
-        native_bf16=native_bf16(device),
-        allocator=allocator(),
+        native_bf16=_native_bf16(device),
+        allocator=_allocator(),
         system=platform.system(),
         python=platform.python_version(),
         torch=torch.__version__,
@@ -118,7 +170,10 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
 
 # %% ../nbs/reference/device.ipynb #86ac205e
 def pin_threads() -> None:
-    "Under test (`IN_TEST=1`) one thread, because notebooks run side by side, and torch's own default dtype and device, because one process runs several; otherwise nothing."
+    """Under test (`IN_TEST=1`) one thread, and torch's own default dtype and device; otherwise nothing.
+
+    One thread, because notebooks run side by side; torch's defaults, because one process runs several.
+    """
     if os.environ.get("IN_TEST") == "1":
         torch.set_num_threads(1)
         torch.set_default_dtype(torch.float32)

@@ -5,68 +5,70 @@
 # %% ../nbs/reference/evaluation.ipynb #0aba18b8
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from .collapse import latent_statistics
-from .images.batches import load_batch
-from .mixture import population_kl
-from .checks import brief, check_type
-from .device import choose_precision
 from .config import TrainConfig
-from .randomness import batch_order
-from .step import check_modules
+from .device import autocast, choose_precision
+from .images.batches import load_batch
+from .randomness import batch_order, kept_generators, seed_for
 from .step import vae_loss
 
 # %% auto #0
-__all__ = ['validation_order', 'evaluate']
+__all__ = ['evaluate']
+
+# %% ../nbs/reference/evaluation.ipynb #80ba1836
+def _validation_order(dataset: Dataset, config: TrainConfig) -> list[Tensor]:
+    "The indices of each batch that `evaluate` looks at: `valid_batches` of them or all, the same each time."
+    n: int = len(dataset)  # type: ignore[arg-type]
+    order = batch_order(n, config.batch_size, seed=0, step=0)
+    return list(islice(order, min(config.valid_batches, n // config.batch_size)))
+
+
+@contextmanager
+def _evaluating(*networks: nn.Module | None) -> Iterator[None]:
+    "Networks in evaluation mode, and afterwards in the mode in which they were."
+    modes = [(network, network.training) for network in networks if network is not None]
+    for network, _ in modes:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network, mode in modes:
+            network.train(mode)
 
 # %% ../nbs/reference/evaluation.ipynb #9cc07447
-def validation_order(dataset, config: TrainConfig) -> list[Tensor]:
-    "The indices of each batch that `evaluate` looks at, the same each time. `ValueError` when `dataset` does not fill a batch."
-    if not hasattr(dataset, "__len__"):
-        raise ValueError(f"a data set must have a length, got {brief(dataset)}")
-    n = len(dataset)
-    return list(
-        islice(batch_order(n, config.batch_size, 0, 0), min(config.valid_batches, n // config.batch_size))
-    )
-
-
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, discriminator: nn.Module | None, dataset, config: TrainConfig
+    model: nn.Module, discriminator: nn.Module | None, dataset: Dataset, config: TrainConfig
 ) -> dict[str, float]:
-    """The training objective, term by term, and the latent statistics, averaged over `valid_batches` batches of `dataset`, in evaluation mode.
+    """The training objective, term by term, and the latent statistics, averaged over batches of `dataset`.
 
-    Batches have the training's size, because the population KL depends on it; noise comes from a fixed seed. Raises `ValueError` when `dataset`
-    does not fill a batch or holds other images than `config` says.
+    `dataset`: of images C x H x W, as `load_batch` takes it. `config.valid_batches` batches of the training's
+    size, because the population KL depends on it; networks in evaluation mode; noise from a fixed seed, and
+    torch's generators left alone. Names: the training step's and those of `latent_statistics`. Raises
+    `ValueError` when `dataset` does not fill a batch, `DataError` when it holds others than `config` says.
     """
-    check_modules(model=model, discriminator=discriminator)
-    check_type("config", config, TrainConfig, "a TrainConfig")
     device = next(model.parameters()).device
     dtype = choose_precision(config.precision, device)
-    networks = [(net, net.training) for net in (model, discriminator) if net is not None]
-    sums: dict[str, float] = {}
-    order = validation_order(dataset, config)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        for net, _ in networks:
-            net.eval()
+    order = _validation_order(dataset, config)
+    totals: dict[str, float] = {}
+    with kept_generators(device), _evaluating(model, discriminator):
+        torch.manual_seed(seed_for(0, "validation"))
         for indices in order:
             x = load_batch(dataset, indices, config.shape()).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with autocast(device, dtype):
                 x_hat, mean, logvar = model(x)
-                logits = discriminator(x_hat).float() if discriminator is not None else None
-            loss = vae_loss(x, x_hat.float(), mean.float(), logvar.float(), logits, config)
-            values = {
-                **{name: term.item() for name, term in zip(("loss", *loss._fields[1:]), loss)},
-                **latent_statistics(mean.float(), logvar.float()),
-            }
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value / len(order)
-        for net, mode in networks:
-            net.train(mode)
-    return sums
+                logits = None if discriminator is None else discriminator(x_hat).float()
+            x_hat, mean, logvar = x_hat.float(), mean.float(), logvar.float()
+            terms = vae_loss(x, x_hat, mean, logvar, logits, config)._asdict()
+            terms = {"loss": terms.pop("total"), **terms, **latent_statistics(mean, logvar)}
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+    return {name: total / len(order) for name, total in totals.items()}

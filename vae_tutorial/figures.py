@@ -8,164 +8,117 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .checks import check_count, check_number
 from .plotting import COLORS
-from .checks import brief, check_path, check_type
 
 # %% auto #0
-__all__ = ['CURVES', 'check_batch', 'check_vae', 'tile', 'finish', 'picture_rows', 'picture_grid', 'posterior_means',
-           'reconstructions', 'variants', 'transitions', 'samples', 'training_curves']
-
-# %% ../nbs/reference/figures.ipynb #871db3bf
-def check_batch(images: Tensor, name: str = "images") -> None:
-    "Raise `ValueError` unless `images` is a floating-point tensor (N, C, H, W), C 1 or 3, N at least 1, without NaN."
-    if (
-        not isinstance(images, Tensor)
-        or not images.is_floating_point()
-        or images.ndim != 4
-        or images.shape[1] not in (1, 3)
-        or 0 in images.shape
-    ):
-        raise ValueError(
-            f"{name} must be a floating-point tensor of shape (N, 1 or 3, H, W), got {tuple(images.shape) if isinstance(images, Tensor) and images.is_floating_point() else brief(images)}"
-        )
-    if images.isnan().any():
-        raise ValueError(f"{name} must be numbers, got NaN")
-
-
-def check_vae(model: nn.Module) -> None:
-    "Raise `ValueError` unless `model` is a network with `encode` and `decode`."
-    if not isinstance(model, nn.Module) or not all(
-        callable(getattr(model, name, None)) for name in ("encode", "decode")
-    ):
-        raise ValueError(f"model must be a torch.nn.Module with encode and decode, got {brief(model)}")
-
-
-def _named(models) -> dict[str, nn.Module]:
-    "A dictionary of models by name, from one model or a mapping."
-    named = dict(models) if isinstance(models, Mapping) else {"": models}
-    if not named:
-        raise ValueError("models must hold at least one network")
-    for model in named.values():
-        check_vae(model)
-    return named
+__all__ = ['picture_rows', 'reconstructions', 'variants', 'transitions', 'samples', 'training_curves']
 
 # %% ../nbs/reference/figures.ipynb #179f3758
-def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """One picture of many: (N, C, H, W) in [-1, 1] -> (rows * (H + gap) - gap, columns * (W + gap) - gap, 4) in [0, 1], RGBA, gaps transparent.
+def _tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
+    """One sheet of many images: (N, 1 or 3, H, W) in [-1, 1] to RGBA in [0, 1], gaps transparent.
 
-    Raises `ValueError` for another shape `columns` below 1 or a negative `gap`.
+    Its shape is (rows * (H + gap) - gap, columns * (W + gap) - gap, 4).
     """
-    check_batch(images)
-    check_count("columns", columns)
-    check_count("gap", gap, 0)
     n, _, h, w = images.shape
     rows = math.ceil(n / columns)
     sheet = torch.zeros(rows * (h + gap) - gap, columns * (w + gap) - gap, 4)
     for k, image in enumerate(((images.detach().float().cpu() + 1) / 2).clamp(0, 1)):
-        r, c = divmod(k, columns)
-        sheet[r * (h + gap) : r * (h + gap) + h, c * (w + gap) : c * (w + gap) + w, :3] = image.expand(
-            3, h, w
-        ).permute(1, 2, 0)
-        sheet[r * (h + gap) : r * (h + gap) + h, c * (w + gap) : c * (w + gap) + w, 3] = 1
+        top, left = k // columns * (h + gap), k % columns * (w + gap)
+        place = sheet[top : top + h, left : left + w]
+        place[..., :3] = image.expand(3, h, w).permute(1, 2, 0)
+        place[..., 3] = 1
     return sheet
 
 # %% ../nbs/reference/figures.ipynb #e7bc48b6
-def finish(fig, path: str | Path | None):
-    "Save `fig` as PNG to `path` when given, take it off pyplot's list, and return it. `ValueError` for what is no figure, and when `path` cannot be written."
-    check_type("fig", fig, plt.Figure, "a figure")
+def _finish(fig: Figure, path: str | Path | None) -> Figure:
+    "Save `fig` as PNG to `path` when given, take it off pyplot's list, and return it."
     plt.close(fig)
     if path is not None:
-        path = check_path("path", path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fig.savefig(path, dpi=150, bbox_inches="tight")
-        except OSError as error:
-            raise ValueError(f"cannot write the figure {str(path)!r}: {error.strerror or error}") from None
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fig.savefig(path, dpi=150, bbox_inches="tight")
     return fig
 
 
 def picture_rows(
     rows: Mapping[str, Tensor], title: str = "", columns: int | None = None, path: str | Path | None = None
-):
-    """A figure with one labeled strip of images a row: `rows` maps labels to (N, C, H, W) in [-1, 1]. Saved as PNG to `path` when given.
+) -> Figure:
+    """A figure with one labeled strip of images a row: `rows` maps labels to (N, 1 or 3, H, W) in [-1, 1].
 
-    Raises `ValueError` for no rows or another shape.
+    `columns`: images side by side; None: all of a strip. The figure is saved as PNG to `path` when given.
     """
-    if not isinstance(rows, Mapping) or not rows:
-        raise ValueError(f"rows must be a dictionary of at least one strip of images, got {brief(rows)}")
-    for label, images in rows.items():
-        check_batch(images, f"the images of row {label!r}")
-    sheets = [tile(images, len(images) if columns is None else columns) for images in rows.values()]
-    inches = [8 * s.shape[0] / s.shape[1] for s in sheets]
-    fig, axes = plt.subplots(
-        len(rows),
-        1,
-        figsize=(8.6, sum(inches) + 0.1 * len(rows) + (0.35 if title else 0)),
-        height_ratios=inches,
-        squeeze=False,
-    )
+    sheets = [_tile(images, columns or len(images)) for images in rows.values()]
+    inches = [8 * sheet.shape[0] / sheet.shape[1] for sheet in sheets]
+    size = 8.6, sum(inches) + 0.1 * len(rows) + (0.35 if title else 0)
+    fig, axes = plt.subplots(len(rows), 1, figsize=size, height_ratios=inches, squeeze=False)
     for ax, label, sheet in zip(axes[:, 0], rows, sheets):
         ax.imshow(sheet.numpy(), interpolation="nearest")
-        ax.set(xticks=[], yticks=[])
-        ax.set_ylabel(label)
+        ax.set(xticks=[], yticks=[], ylabel=label)
         ax.spines[:].set_visible(False)
     if title:
         fig.suptitle(title, fontsize=11)
-    return finish(fig, path)
+    return _finish(fig, path)
 
 
-def picture_grid(
+def _picture_grid(
     images: Tensor,
-    columns: int,
     across: Sequence[str],
     down: Sequence[str],
-    xlabel: str,
-    ylabel: str,
-    path: str | Path | None = None,
-):
-    "A labeled grid of images (N, C, H, W): tick labels `across` and `down`, axis labels; saved to `path` when given. `ValueError` for another shape."
-    for name, labels in (("across", across), ("down", down)):
-        check_type(name, labels, (list, tuple), "a list of labels")
-    sheet, (h, w) = tile(images, columns), images.shape[-2:]
+    labels: tuple[str, str],
+    path: str | Path | None,
+) -> Figure:
+    "A grid of images (N, C, H, W) with a label for each column and each row, and one for each axis."
+    sheet, (h, w) = _tile(images, len(across)), images.shape[-2:]
     fig, ax = plt.subplots(figsize=(4.8, 4.8 * sheet.shape[0] / sheet.shape[1] + 0.3))
     ax.imshow(sheet.numpy(), interpolation="nearest")
     ax.set_xticks([(w + 2) * k + w / 2 for k in range(len(across))], across)
     ax.set_yticks([(h + 2) * k + h / 2 for k in range(len(down))], down)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set(xlabel=labels[0], ylabel=labels[1])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    return finish(fig, path)
+    return _finish(fig, path)
 
 # %% ../nbs/reference/figures.ipynb #ae7fdc82
+def _named(models: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    "Models by name, from one model or several."
+    return dict(models) if isinstance(models, Mapping) else {"": models}
+
+
 @torch.no_grad()
-def posterior_means(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    "Mean and standard deviation of q(z|x) for `images`, each (N, latent_dim), from `model.encode`. `ValueError` for another shape, and for a model without."
-    check_vae(model)
-    check_batch(images)
+def _posteriors(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    "Mean and standard deviation of q(z|x) for `images`, each (N, latent_dim)."
     mean, logvar = model.encode(images.to(next(model.parameters()).device))
     return mean.float(), torch.exp(0.5 * logvar.float())
 
-# %% ../nbs/reference/figures.ipynb #e4ac2631
+
+@torch.no_grad()
+def _decoded(model: Any, z: Tensor) -> Tensor:
+    "Pictures (N, C, H, W) of the codes `z` (N, latent_dim)."
+    return model.decode(z.to(next(model.parameters()).device))
+
+# %% ../nbs/reference/figures.ipynb #9b973c93
 @torch.no_grad()
 def reconstructions(
     models: nn.Module | Mapping[str, nn.Module], images: Tensor, path: str | Path | None = None
-):
+) -> Figure:
     """The images above their reconstructions from posterior means, a row for each model.
 
-    `models`: a VAE with `encode` and `decode`, or a mapping of names to several; `images`: (N, C, H, W) in [-1, 1]. Returns the figure and saves a PNG
-    to `path` when given. Raises `ValueError` for another shape.
+    `models`: a VAE with `encode` and `decode`, or a mapping of names to several. `images`: (N, C, H, W) in
+    [-1, 1]. The figure is saved as PNG to `path` when given.
     """
     rows = {"data": images}
     for name, model in _named(models).items():
-        rows[name or "reconstruction"] = model.decode(posterior_means(model, images)[0])
+        rows[name or "reconstruction"] = _decoded(model, _posteriors(model, images)[0])
     return picture_rows(rows, "Reconstructions of held-out images", path=path)
 
-# %% ../nbs/reference/figures.ipynb #9b973c93
+# %% ../nbs/reference/figures.ipynb #e4ac2631
 @torch.no_grad()
 def variants(
     model: nn.Module,
@@ -173,41 +126,20 @@ def variants(
     latents: Sequence[int] = (0, 1),
     delta: float = 20.0,
     path: str | Path | None = None,
-):
-    """Figure 4: the decoded posterior mean of one image with two latents moved by -delta, 0 and +delta posterior standard deviations: 3 x 3.
+) -> Figure:
+    """Figure 4: one image's posterior mean, two latents moved by -`delta`, 0, `delta` of its own sigmas.
 
-    `image`: (C, H, W) or (1, C, H, W) in [-1, 1]; `latents`: the two indices, first across, second down. Returns the figure and saves a PNG to `path` when given.
-    Raises `ValueError` for another shape an index out of range or a `delta` that is not positive.
+    `image`: (C, H, W) in [-1, 1]. `latents`: the two indices, the first moved across, the second down: a grid
+    of 3 x 3 decoded pictures. The figure is saved as PNG to `path` when given.
     """
-    check_vae(model)
-    if isinstance(image, Tensor) and image.ndim == 3:
-        image = image[None]
-    check_batch(image, "image")
-    check_number("delta", delta, positive=True)
-    if len(image) != 1:
-        raise ValueError(f"variants takes one image, got {len(image)}")
-    mean, std = posterior_means(model, image)
-    d = mean.shape[1]
-    if (
-        not isinstance(latents, (tuple, list))
-        or len(latents) != 2
-        or not all(type(j) is int and 0 <= j < d for j in latents)
-    ):
-        raise ValueError(f"latents must be two indices from 0 to {d - 1}, got {brief(latents)}")
-    moves = [-delta, 0.0, delta]
-    z = mean.repeat(9, 1)
+    mean, std = _posteriors(model, image[None])
+    moves, z = (-delta, 0.0, delta), mean.repeat(9, 1)
     for k in range(9):
-        z[k, latents[0]] += moves[k % 3] * std[0, latents[0]]
-        z[k, latents[1]] += moves[k // 3] * std[0, latents[1]]
-    return picture_grid(
-        model.decode(z),
-        3,
-        [f"{m:+g} σ" if m else "0" for m in moves],
-        [f"{m:+g} σ" if m else "0" for m in moves],
-        f"latent {latents[0]}: σ = {std[0, latents[0]]:.3f}",
-        f"latent {latents[1]}: σ = {std[0, latents[1]]:.3f}",
-        path,
-    )
+        for latent, move in zip(latents, (moves[k % 3], moves[k // 3])):
+            z[k, latent] += move * std[0, latent]
+    ticks = [f"{move:+g} σ" if move else "0" for move in moves]
+    across, down = (f"latent {j}: σ = {std[0, j]:.3f}" for j in latents)
+    return _picture_grid(_decoded(model, z), ticks, ticks, (across, down), path)
 
 # %% ../nbs/reference/figures.ipynb #7447e8f9
 @torch.no_grad()
@@ -217,27 +149,25 @@ def transitions(
     image_j: Tensor,
     steps: int = 6,
     path: str | Path | None = None,
-):
-    """Figure 5: decode alpha * z_i + (1 - alpha) * z_j for `steps` values of alpha from 1 to 0, between posterior means; a row for each model.
+) -> Figure:
+    """Figure 5: decode alpha * z_i + (1 - alpha) * z_j for `steps` values of alpha from 1 to 0.
 
-    `image_i`, `image_j`: (C, H, W) in [-1, 1], the left and the right end. Returns the figure and saves a PNG to `path` when given.
-    Raises `ValueError` for another shape or fewer than 2 steps.
+    The codes are posterior means of `image_i` and `image_j`, (C, H, W) in [-1, 1], left and right. A row for
+    each model. The figure is saved as PNG to `path` when given.
     """
-    check_count("steps", steps, 2)
-    for name, image in (("image_i", image_i), ("image_j", image_j)):
-        check_batch(image[None] if isinstance(image, Tensor) else image, f"{name}[None]")
-    if image_i.shape != image_j.shape:
-        raise ValueError(
-            f"both images must have one shape, got {tuple(image_i.shape)} and {tuple(image_j.shape)}"
-        )
     rows = {}
     for name, model in _named(models).items():
-        mean, _ = posterior_means(model, torch.stack([image_i, image_j]))
+        mean, _ = _posteriors(model, torch.stack([image_i, image_j]))
         alpha = torch.linspace(1, 0, steps, device=mean.device)[:, None]
-        rows[name] = model.decode(alpha * mean[0] + (1 - alpha) * mean[1])
+        rows[name] = _decoded(model, alpha * mean[0] + (1 - alpha) * mean[1])
     return picture_rows(rows, "Transitions: α z_i + (1 − α) z_j, α from 1 to 0", path=path)
 
 # %% ../nbs/reference/figures.ipynb #50eba256
+def _draws(model: Any, n: int, seed: int) -> Tensor:
+    "`n` codes from the prior, (n, latent_dim), by `seed`, the same on each device."
+    return torch.randn(n, model.latent_dim, generator=torch.Generator().manual_seed(seed))
+
+
 @torch.no_grad()
 def samples(
     models: nn.Module | Mapping[str, nn.Module],
@@ -245,73 +175,50 @@ def samples(
     seed: int = 0,
     codes: Tensor | None = None,
     path: str | Path | None = None,
-):
-    """Faces generated from the prior, z ~ N(0, I), `n` for each model and the same z for all; or from `codes` (n, latent_dim) of your own.
+) -> Figure:
+    """Pictures generated from the prior, z ~ N(0, I): `n` for each model, and the same z for all.
 
-    Returns the figure and saves a PNG to `path` when given. Raises `ValueError` for `n` below 1 or codes of another shape.
+    `codes`, (n, latent_dim), are decoded instead of draws when given. A row for each model, of at most twelve
+    side by side. The figure is saved as PNG to `path` when given.
     """
-    check_count("n", n)
-    check_count("seed", seed, 0, 2**63 - 1)
-    if codes is not None and (
-        not isinstance(codes, Tensor) or not codes.is_floating_point() or codes.ndim != 2 or 0 in codes.shape
-    ):
-        raise ValueError(f"codes must be a floating-point tensor (n, latent_dim), got {brief(codes)}")
-    rows = {}
+    rows, title = {}, "Generated from the prior" if codes is None else "Generated"
     for name, model in _named(models).items():
-        if codes is None:
-            check_count("the model's latent_dim", getattr(model, "latent_dim", None))
-        z = (
-            codes
-            if codes is not None
-            else torch.randn(n, model.latent_dim, generator=torch.Generator().manual_seed(seed))
-        )
-        rows[name] = model.decode(z.to(next(model.parameters()).device))
-    return picture_rows(
-        rows, "Generated from the prior" if codes is None else "Generated", columns=min(len(z), 12), path=path
-    )
+        rows[name] = _decoded(model, _draws(model, n, seed) if codes is None else codes)
+    return picture_rows(rows, title, columns=min(n if codes is None else len(codes), 12), path=path)
 
 # %% ../nbs/reference/figures.ipynb #5a69c71e
-CURVES = {
-    "total loss": ("train/loss",),
-    "reconstruction": ("train/reconstruction",),
-    "KL (the objective's)": ("train/kl",),
-    "posterior σ": ("latent/sigma",),
-    "population variance": ("latent/moment_variance",),
-    "PatchGAN: generator, discriminator": ("train/adversarial", "train/discriminator"),
+_CURVES = {
+    "total loss": {"train/loss": "-", "valid/loss": ".:"},
+    "reconstruction": {"train/reconstruction": "-", "valid/reconstruction": ".:"},
+    "KL (the objective's)": {"train/kl": "-", "valid/kl": ".:"},
+    "posterior σ": {"latent/sigma": "-"},
+    "population variance": {"latent/moment_variance": "-"},
+    "PatchGAN: generator, discriminator": {"train/adversarial": "-", "train/discriminator": "--"},
 }
 
 # %% ../nbs/reference/figures.ipynb #93f5ac5a
 def training_curves(
     histories: Mapping[str, Sequence[Mapping[str, float]]] | Sequence[Mapping[str, float]],
     path: str | Path | None = None,
-):
-    """Loss terms, sigma and moments against the step; one color a run.
+) -> Figure:
+    """Loss terms, sigma and moments against the step: a color for each run, validation dotted.
 
-    `histories`: the `history` of a run, or a mapping of names to several. Returns the figure and saves a PNG to `path` when given.
-    Raises `ValueError` for an empty history, for other records, and for more than 4 runs.
+    `histories`: the `history` of a run, a list of records with a "step" each, or a mapping of names to
+    several, at most four. A record may lack any other key. The figure is saved as PNG to `path` when given.
     """
     runs = dict(histories) if isinstance(histories, Mapping) else {"": histories}
-    for history in runs.values():
-        if not isinstance(history, (list, tuple)) or not all(
-            isinstance(record, Mapping) and "step" in record for record in history
-        ):
-            raise ValueError(f"a history must be a list of records with a step each, got {brief(history)}")
-    if not runs or not all(runs.values()):
-        raise ValueError("a history must hold at least one record")
-    if len(runs) > 4:
-        raise ValueError(f"at most 4 histories have colors of their own, got {len(runs)}")
+    colors = [COLORS[name] for name in ("grey", "phi", "theta", "prior")]
     fig, axes = plt.subplots(2, 3, figsize=(9, 4.6), sharex=True)
-    for ax, (title, keys) in zip(axes.flat, CURVES.items()):
-        for (name, history), color in zip(
-            runs.items(), (COLORS["grey"], COLORS["phi"], COLORS["theta"], COLORS["prior"])
-        ):
-            for key, style in zip(keys, ("-", "--")):
-                points = [(r["step"], r[key]) for r in history if key in r]
+    for ax, (title, keys) in zip(axes.flat, _CURVES.items()):
+        for (name, history), color in zip(runs.items(), colors):
+            for key, style in keys.items():
+                points = [(record["step"], record[key]) for record in history if key in record]
                 if any(value for _, value in points):
-                    ax.plot(*zip(*points), style, color=color, lw=1.2, label=name if style == "-" else None)
+                    label = name if style == "-" else None
+                    ax.plot(*zip(*points), style, color=color, lw=1.2, ms=4, label=label)
         ax.set_title(title, fontsize=10)
     for ax in axes[1]:
         ax.set_xlabel("step")
     if any(runs):
         axes[0, 0].legend()
-    return finish(fig, path)
+    return _finish(fig, path)

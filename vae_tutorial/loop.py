@@ -5,73 +5,48 @@
 # %% ../nbs/reference/training_loop.ipynb #3eb3193f
 from __future__ import annotations
 
-import copy
 import math
 import shutil
+import signal
 import tempfile
+import threading
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import TrainResult, _restore, _Run, save_checkpoint
+from .checks import brief, check_images, check_path, check_same_shape
 from .collapse import latent_statistics
-from .images.batches import load_batch, random_flip, random_split
-from .images.datasets import open_dataset
-from .elbo import check_codes, check_images
-from .checks import check_count
-from .patchgan import check_logits
-from .checks import brief, check_path, check_type
-from .device import check_compiler, choose_device, choose_precision
-from .checkpoint import CheckpointError
 from .config import TrainConfig
-from .checkpoint import TrainResult
-from .checkpoint import _load_into
-from .checkpoint import _part
-from .randomness import batch_order
-from .step import check_modules
-from .step import check_optimizers
-from .checkpoint import config_from
-from .evaluation import evaluate
-from .randomness import hash_seed
-from .step import make_optimizers
-from .checkpoint import read_checkpoint
-from .checkpoint import read_history
-from .checkpoint import save_checkpoint
-from .step import set_rates
-from .step import training_step
-from .step import update_average
-from .evaluation import validation_order
+from .device import _check_compiler, choose_device, choose_precision, memory_format
+from .evaluation import _validation_order, evaluate
+from .fuse import fuse_
+from .images.batches import Splits, fingerprint, load_batch, random_flip, random_split
+from .images.datasets import open_dataset
+from .randomness import batch_order, kept_generators, seed_for
+from .step import _named_tensors, make_optimizers, set_rates, training_step, update_average
 
 # %% auto #0
-__all__ = ['prefetch', 'restore_optimizer', 'check_folder', 'split_data', 'check_networks', 'restore', 'total_steps',
-           'validation', 'show_progress', 'make_record', 'train', 'compile_networks']
+__all__ = ['split_data', 'compile_networks', 'train']
 
 # %% ../nbs/reference/training_loop.ipynb #ccc76a00
-def prefetch(
-    dataset,
-    order: Iterable[Tensor],
-    shape: tuple[int, int, int] | None = None,
-    ahead: bool = True,
-    pin: bool = False,
+def _batches(
+    dataset: Any, order: Iterable[Tensor], shape: tuple[int, int, int], device: torch.device
 ) -> Iterator[Tensor]:
-    """Batches of `dataset` at the indices that `order` yields, the next one loaded in a thread while the present one is used; each in its turn unless `ahead`.
+    "Batches of `dataset` at the indices that `order` yields, on the CPU."
 
-    `pin`: into page-locked memory, from which CUDA copies by itself. Raises what `load_batch` raises, for `shape` too, when the batch in question is due.
-    """
-    check_type("order", order, Iterable, "an iterator of indices")
-
-    def fetch(indices):
+    def fetch(indices: Tensor) -> Tensor:
         x = load_batch(dataset, indices, shape)
-        return x.pin_memory() if pin else x
+        return x.pin_memory() if device.type == "cuda" else x
 
-    if not ahead:
-        for indices in order:
-            yield fetch(indices)
+    if device.type == "cpu":
+        yield from map(fetch, order)
         return
     with ThreadPoolExecutor(1) as pool:
         coming = None
@@ -82,405 +57,258 @@ def prefetch(
         if coming is not None:
             yield coming.result()
 
+# %% ../nbs/reference/training_loop.ipynb #20f3c365
+class _Signals:
+    "Inside, the first SIGINT or SIGTERM is kept in `received`; from then on, signals act as before."
+
+    def __enter__(self) -> _Signals:
+        self.received: int | None = None
+        self.before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # no other may
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (None, signal.SIG_IGN):
+                    self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number
+        self.__exit__()
+
+    def __exit__(self, *error: Any) -> None:
+        while self.before:
+            number, handler = self.before.popitem()
+            signal.signal(number, handler)
+
+# %% ../nbs/reference/training_loop.ipynb #b9a3074f
+class _Loop:
+    "A run between its first step and its last, with its data, its clock and its line in the terminal."
+
+    def __init__(self, run: _Run, data: Any, dtype: torch.dtype, progress: bool):
+        from tqdm import tqdm
+
+        self.run, self.dtype, self.first = run, dtype, run.step
+        self.train_set, self.valid_set = data
+        self.device = next(run.model.parameters()).device
+        self.limit = run.config.total_steps(len(self.train_set))
+        total = None if self.limit == math.inf else int(self.limit)
+        about = dict(total=total, initial=run.step, desc=run.config.method, unit="step")
+        self.bar: Any = tqdm(**about, disable=not progress, dynamic_ncols=True)
+
+    def step(self, x: Tensor) -> None:
+        "One step on the images `x`."
+        run, config = self.run, self.run.config
+        torch.manual_seed(seed_for(config.seed, "step", run.step))  # of its flips and its noise
+        on_cuda = self.device.type == "cuda"
+        x = x.to(self.device, memory_format=memory_format(self.device), non_blocking=on_cuda)
+        if config.flip:
+            x = random_flip(x)
+        set_rates(run.optimizers, config, run.step)
+        terms, self.mean, self.logvar = training_step(
+            run.model, run.discriminator, run.optimizers, x, config, self.dtype
+        )
+        if run.average:
+            update_average(run.average, run.model, config.average, run.step)
+        run.sums = {name: run.sums.get(name, 0.0) + value for name, value in terms.items()}
+        run.summed += 1
+        run.step += 1
+        self.bar.update()
+
+    def go(self, signals: _Signals) -> None:
+        "Step after step to the run's end, or to a signal."
+        run, config = self.run, self.run.config
+        for network in (run.model, run.discriminator):
+            if network is not None:
+                network.train()
+        order = batch_order(len(self.train_set), config.batch_size, config.seed, run.step)
+        left = None if self.limit == math.inf else max(int(self.limit) - run.step, 0)
+        began = self.since = time.perf_counter()
+        minutes = math.inf if config.minutes is None else config.minutes
+        with self.bar:
+            for x in _batches(self.train_set, islice(order, left), config.shape(), self.device):
+                self.step(x)
+                stopped = signals.received is not None
+                timed_out = time.perf_counter() - began >= 60 * minutes
+                ended = not stopped and (timed_out or run.step >= self.limit)
+                self.after_step(ended, stopped)
+                if ended or stopped:
+                    break
+
+    def after_step(self, ended: bool, stopped: bool) -> None:
+        "What is due: a record, a validation, a checkpoint; the first two always where the run has `ended`."
+        run, config = self.run, self.run.config
+        log, look, keep = (
+            every is not None and run.step % every == 0
+            for every in (config.log_every, config.valid_every, config.save_every)
+        )
+        if not (log or look or keep or ended or stopped):
+            return
+        _check_finite(run)  # this reads from the device, and so waits until the step is done
+        run.seconds += time.perf_counter() - self.since
+        if log or ended:
+            self.record()
+        if log:
+            run.sums, run.summed = {}, 0
+        if look or ended:
+            self.validate()
+        if keep and config.out and not (ended or stopped):
+            save_checkpoint(config.out, run)
+        self.since = time.perf_counter()
+
+    def record(self) -> None:
+        "Note the loss terms since the last record, and the last batch's latent statistics."
+        run = self.run
+        before = next((record["seconds"] for record in reversed(run.history) if "seconds" in record), 0.0)
+        images, seconds = run.summed * run.config.batch_size, max(run.seconds - before, 1e-9)
+        record = dict(step=run.step, images=run.step * run.config.batch_size, seconds=run.seconds)
+        record["images_per_second"] = images / seconds
+        record |= {f"train/{name}": total.item() / run.summed for name, total in run.sums.items()}
+        latents = latent_statistics(self.mean, self.logvar)
+        record |= {f"latent/{name}": value for name, value in latents.items()}
+        run.history.append(record)
+        _show(self.bar, record, run.config, self.limit, self.first)
+
+    def validate(self) -> None:
+        "Note the objective on held-out images, by the averaged weights where an average is kept."
+        run = self.run
+        if len(self.valid_set) < run.config.batch_size:
+            return
+        _exchange(run)
+        try:
+            found = evaluate(run.model, run.discriminator, self.valid_set, run.config)
+        finally:
+            _exchange(run)
+        if not run.history or run.history[-1]["step"] != run.step:
+            run.history.append(dict(step=run.step))
+        run.history[-1] |= {f"valid/{name}": value for name, value in found.items()}
+
+# %% ../nbs/reference/training_loop.ipynb #fe8cac5e
+@torch.no_grad()
+def _exchange(run: _Run) -> None:
+    "Change the model's weights for the averaged ones, in place. Done twice, nothing has changed."
+    for name, tensor in _named_tensors(run.model).items() if run.average else ():
+        own = tensor.clone()
+        tensor.copy_(run.average[name])
+        run.average[name].copy_(own)
+
+# %% ../nbs/reference/training_loop.ipynb #81595683
+def _check_finite(run: _Run) -> None:
+    "Raise `FloatingPointError` unless the loss terms since the last record, and the weights, are finite."
+    totals = {name: total for name, total in run.sums.items() if name != "loss"}
+    bad = [name for name, total in totals.items() if not math.isfinite(total)]
+    networks = [network for network in (run.model, run.discriminator) if network is not None]
+    values = [p.detach() for network in networks for p in network.parameters() if p.is_floating_point()]
+    if bad or not torch.stack(torch._foreach_norm(values)).isfinite().all():
+        what = (
+            f"no longer finite at step {run.step}: {', '.join(bad) or 'the weights'}. Lower lr, or a weight"
+        )
+        if "kl" in bad and run.config.uses("population") and run.config.variance == "between":
+            what += '; images that are all equal have an infinite KL with variance="between"'
+        raise FloatingPointError(f"{what}. What was saved before stays as it was")
+
+# %% ../nbs/reference/training_loop.ipynb #c540fd9e
+def _show(bar: Any, record: dict[str, float], config: TrainConfig, limit: float, first: int) -> None:
+    "Put a record behind the bar of a run that began at the step `first`."
+    if config.minutes is not None and bar.format_dict["elapsed"] > 0:
+        by_time = first + int((record["step"] - first) * 60 * config.minutes / bar.format_dict["elapsed"])
+        bar.total = int(min(limit, max(by_time, record["step"])))
+    short = dict(reconstruction="rec", kl="kl", regularizer="reg", adversarial="gan", discriminator="D")
+    terms = " ".join(f"{short[n]} {record['train/' + n]:.1f}" for n in short if record.get("train/" + n))
+    bar.set_postfix_str(
+        f"loss {record['train/loss']:.1f} = {terms} | sigma {record['latent/sigma']:.2f} "
+        f"| {record['images_per_second']:.0f} images/s"
+    )
+
 # %% ../nbs/reference/training_loop.ipynb #20f9ef7c
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    "Put a checkpoint's moments (`index.name` -> tensor) back into `optimizer`. Raises `CheckpointError` for moments of other parameters."
-    check_type("optimizer", optimizer, torch.optim.Optimizer, "an optimizer")
-    check_type("tensors", tensors, dict, "a dictionary of tensors")
-    parameters, state = [p for group in optimizer.param_groups for p in group["params"]], {}
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        fits = (
-            index.isdecimal()
-            and int(index) < len(parameters)
-            and value.shape in ((), parameters[int(index)].shape)
+def split_data(dataset: Any, config: TrainConfig) -> Splits:
+    """Training and validation data from what `train` was given.
+
+    `dataset`: None opens `config.dataset`; a pair (train, valid) is taken as it is; one map-style data set is
+    split by the seed. Raises `ValueError` when the training data do not fill a batch, and `DataError` when
+    their first batch, or one that a validation will look at, holds other images than `config` says. What
+    comes later is checked when it is due.
+    """
+    data: Any
+    if dataset is None:
+        options: dict[str, Any] = dict(channels=config.in_channels, n=config.data_size, seed=config.seed)
+        options["valid_fraction"] = config.valid_fraction
+        data = open_dataset(config.dataset, config.image_size, **options)
+    elif not isinstance(dataset, tuple):
+        data = random_split(dataset, config.valid_fraction, config.seed)
+    elif len(dataset) == 2 and all(hasattr(part, "__len__") for part in dataset):
+        data = Splits(*dataset)
+    else:
+        raise ValueError(f"dataset must be a data set or a pair (train, valid) of them, got {brief(dataset)}")
+    n, size = len(data.train), config.batch_size
+    if n < size:
+        raise ValueError(f"the training data must fill a batch: {n} images, batch_size {size}")
+    load_batch(data.train, next(batch_order(n, size, config.seed, 0)), config.shape())
+    for indices in _validation_order(data.valid, config) if len(data.valid) >= size else ():
+        load_batch(data.valid, indices, config.shape())
+    return data
+
+# %% ../nbs/reference/training_loop.ipynb #4a087b55
+def _check_owner(folder: str | Path, resume: str | Path | None) -> None:
+    "Raise `ValueError` where `folder` holds a checkpoint, unless it is the one at `resume`."
+    file = check_path("out", folder) / "checkpoint.safetensors"
+    folder_or_file = [] if resume is None else [check_path("resume", resume)]
+    old = [path for given in folder_or_file for path in (given, given / file.name)]
+    if file.exists() and not any(path.is_file() and path.samefile(file) for path in old):
+        raise ValueError(
+            f"{str(folder)!r} holds the checkpoint of another run: "
+            "name another folder as out, or go on by resume"
         )
-        if not fits:
-            raise CheckpointError(
-                f"the optimizer's {name} in the checkpoint, of shape {tuple(value.shape)}, belongs to no parameter of this network"
-            )
-        state.setdefault(int(index), {})[key] = value
-    if any(set(moments) != {"step", "exp_avg", "exp_avg_sq"} for moments in state.values()):
-        raise CheckpointError(
-            "the optimizer's state in the checkpoint is not Adam's: step, exp_avg and exp_avg_sq of each parameter"
-        )
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def check_folder(folder: str | Path, needed: int = 0) -> None:
-    "Make `folder` and prove that it can be written to, with `needed` bytes free. Raises `ValueError` in words when not."
-    folder = check_path("folder", folder)
+def _check_folder(folder: str | Path, needed: int) -> None:
+    "Make `folder` and prove that it can be written to, with `needed` bytes free. `ValueError` when not."
+    folder = check_path("out", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"\0" * 4096)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise ValueError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise ValueError(f"cannot write to the folder {str(folder)!r}: {reason}") from None
     if free < needed:
-        raise ValueError(
-            f"the folder {str(folder)!r} has {free / 1e6:.0f} MB free, a checkpoint needs {needed / 1e6:.0f} MB"
-        )
+        room = f"{free / 1e6:.0f} MB free, a checkpoint needs {needed / 1e6:.0f} MB"
+        raise ValueError(f"the folder {str(folder)!r} has {room}")
 
+# %% ../nbs/reference/training_loop.ipynb #0d1daef1
+@torch.no_grad()
+def _try_networks(model: nn.Module, discriminator: nn.Module | None, x: Tensor) -> None:
+    "Raise `ValueError` unless networks of your own give for images `x` what the step needs."
 
-def split_data(dataset, config: TrainConfig):
-    """(train, valid) from what `train` was given: None (opens `config.dataset`), such a pair, or one dataset, split by the seed.
-
-    Raises `ValueError` when the training part does not fill a batch, and when its first batch, or one that a validation will look at, holds other images
-    than `config` says. What comes later is checked when it is due.
-    """
-    check_type("config", config, TrainConfig, "a TrainConfig")
-    if isinstance(dataset, tuple) and (
-        len(dataset) != 2 or not all(hasattr(part, "__len__") for part in dataset)
-    ):
-        raise ValueError(
-            f"dataset must be one data set or a pair (train, valid) of them, got {brief(dataset)}"
-        )
-    if dataset is None:
-        parts = open_dataset(
-            config.dataset,
-            config.image_size,
-            channels=config.in_channels,
-            n=config.data_size,
-            valid_fraction=config.valid_fraction,
-            seed=config.seed,
-        )
-    else:
-        parts = (
-            dataset
-            if isinstance(dataset, tuple)
-            else random_split(dataset, config.valid_fraction, config.seed)
-        )
-    load_batch(parts[0], next(batch_order(len(parts[0]), config.batch_size, config.seed, 0)), config.shape())
-    for indices in validation_order(parts[1], config) if len(parts[1]) >= config.batch_size else ():
-        load_batch(parts[1], indices, config.shape())
-    return parts
-
-
-def check_networks(model: nn.Module, discriminator: nn.Module | None, x: Tensor) -> None:
-    """Try networks of your own on a batch `x` (N, C, H, W), in evaluation mode.
-
-    Raises `ValueError` unless `model` gives x_hat (the shape of `x`), mean and logvar (N, latent_dim), and `discriminator`, if there is one, logits.
-    """
-    check_modules(model=model, discriminator=discriminator)
-
-    def given(name, network, x):
+    def given(name: str, network: nn.Module, images: Tensor) -> Any:
         try:
-            return network.eval()(x)
+            return network.eval()(images)
         except Exception as error:
-            raise ValueError(
-                f"{name} cannot take images {tuple(x.shape)}: {type(error).__name__}: {brief(error)}"
-            ) from error
+            what = f"{type(error).__name__}: {brief(error)}"
+            raise ValueError(f"{name} cannot take images {tuple(images.shape)}: {what}") from error
 
-    with torch.no_grad():
-        out = given("model", model, x)
-        if not isinstance(out, (tuple, list)) or len(out) != 3:
-            raise ValueError(f"model must return x_hat, mean and logvar, got {brief(out)}")
-        check_images(x, out[0])
-        check_codes(*out[1:])
-        if len(out[1]) != len(x):
-            raise ValueError(f"model must return a mean for each of {len(x)} images, got {len(out[1])}")
-        if discriminator is not None:
-            check_logits(logits=given("discriminator", discriminator, out[0]))
-
-
-def restore(
-    path: str | Path,
-    config: TrainConfig,
-    model: nn.Module,
-    discriminator: nn.Module | None,
-    optimizers: list,
-    average: nn.Module | None = None,
-) -> tuple[int, list]:
-    """Fill networks, the running average if there is one, and optimizers from a checkpoint; returns its step and its history.
-
-    Length, logging, device and folder of `config` may differ from the checkpoint's; anything else is a `CheckpointError` that names the settings.
-    """
-    check_type("config", config, TrainConfig, "a TrainConfig")
-    check_modules(model=model, discriminator=discriminator)
-    check_optimizers(optimizers)
-    about, tensors, folder = read_checkpoint(path)
-    free = {
-        "epochs",
-        "steps",
-        "minutes",
-        "log_every",
-        "valid_every",
-        "valid_batches",
-        "save_every",
-        "out",
-        "device",
-        "compile",
-    }
-    old = config_from(about, path)
-    changed = [
-        f.name
-        for f in fields(config)
-        if f.name not in free and getattr(old, f.name) != getattr(config, f.name)
-    ]
-    if changed:
-        raise CheckpointError(
-            f"cannot resume {str(path)!r}: it was trained with another {', '.join(changed)}"
+    out = given("model", model, x)
+    if not isinstance(out, (tuple, list)) or len(out) != 3 or not all(isinstance(t, Tensor) for t in out):
+        raise ValueError(f"model must return x_hat, mean and logvar, got {brief(out)}")
+    x_hat, mean, logvar = out
+    check_images(x_hat, (x.shape[1], x.shape[2], x.shape[3]), "x_hat")
+    check_same_shape(mean=mean, logvar=logvar)
+    if mean.ndim != 2 or len(mean) != len(x) or len(x_hat) != len(x):
+        shapes = f"{tuple(x_hat.shape)} and {tuple(mean.shape)}"
+        raise ValueError(
+            f"model must return images and codes (N, latent_dim) for each of {len(x)}, got {shapes}"
         )
-    _load_into(model, _part(tensors, "last." if average else "model."), "model", path)
-    if average:
-        _load_into(average, _part(tensors, "model."), "model", path)
-    if discriminator is not None:
-        _load_into(discriminator, _part(tensors, "discriminator."), "discriminator", path)
-    for i, optimizer in enumerate(optimizers):
-        moments = _part(tensors, f"optimizer{i}.")
-        if about["step"] and not moments:
-            raise CheckpointError(f"{str(path)!r} is damaged: it lacks the state of an optimizer")
-        restore_optimizer(optimizer, moments)
-    return about["step"], read_history(folder, about["step"])
-
-
-def total_steps(config: TrainConfig, n: int) -> float:
-    "Steps that `epochs` and `steps` allow for `n` training images; infinite when `minutes` alone ends the run."
-    check_type("config", config, TrainConfig, "a TrainConfig")
-    check_count("n", n, 0)
-    epochs = math.inf if config.epochs is None else math.ceil(config.epochs * (n // config.batch_size))
-    return min(epochs, math.inf if config.steps is None else config.steps)
-
-
-def validation(config, model, discriminator, valid_set) -> dict[str, float]:
-    "`evaluate` on held-out data with keys `valid/...`; nothing when they do not fill a batch."
-    check_type("config", config, TrainConfig, "a TrainConfig")
-    if hasattr(valid_set, "__len__") and len(valid_set) < config.batch_size:
-        return {}
-    return {
-        f"valid/{name}": value for name, value in evaluate(model, discriminator, valid_set, config).items()
-    }
-
-
-def show_progress(bar, record: dict[str, float], config: TrainConfig, limit: float, first: int) -> None:
-    "The live line: each loss term, sigma, images/s; the total is estimated when `minutes` ends the run."
-    if config.minutes is not None:
-        by_time = first + int((record["step"] - first) * 60 * config.minutes / record["seconds"])
-        bar.total = min(limit, max(by_time, record["step"]))
-    short = dict(reconstruction="rec", kl="kl", regularizer="reg", adversarial="gan", discriminator="D")
-    terms = " ".join(f"{short[n]} {record['train/' + n]:.1f}" for n in short if record.get("train/" + n))
-    bar.set_postfix_str(
-        f"loss {record['train/loss']:.1f} = {terms} | sigma {record['latent/sigma']:.2f} | {record['images_per_second']:.0f} images/s"
-    )
-
-# %% ../nbs/reference/training_loop.ipynb #b9a3074f
-def make_record(
-    config: TrainConfig,
-    step: int,
-    steps: int,
-    seconds: float,
-    speed: float,
-    sums: dict[str, Tensor],
-    mean: Tensor,
-    logvar: Tensor,
-) -> dict[str, float]:
-    """One line of the history: step, images, seconds, images a second, the loss terms averaged over `steps` steps, the latent statistics of the last batch.
-
-    Raises `FloatingPointError` when the loss is not finite, `ValueError` for numbers out of range.
-    """
-    check_type("config", config, TrainConfig, "a TrainConfig")
-    check_count("step", step, 0)
-    check_count("steps", steps)
-    if not isinstance(sums, dict) or "loss" not in sums:
-        raise ValueError(f"sums must hold the loss and its terms by name, got {brief(sums)}")
-    if not math.isfinite(sums["loss"]):
-        raise FloatingPointError(
-            f"the loss is no longer finite at step {step}: lower lr, or a weight; what was saved before stays as it was"
-        )
-    record = dict(
-        step=step,
-        images=step * config.batch_size,
-        seconds=seconds,
-        images_per_second=speed,
-        **{f"train/{name}": value.item() / steps for name, value in sums.items()},
-        **{f"latent/{name}": value for name, value in latent_statistics(mean, logvar).items()},
-    )
-    return record
-
-
-def _loop(
-    config, train_set, valid_set, model, average, discriminator, optimizers, step, history, dtype, progress
-) -> int:
-    from tqdm import tqdm
-
-    device, first, limit, began = (
-        next(model.parameters()).device,
-        step,
-        total_steps(config, len(train_set)),
-        time.perf_counter(),
-    )
-    bar = tqdm(
-        total=None if limit == math.inf else limit,
-        initial=step,
-        desc=config.method,
-        unit="step",
-        disable=not progress,
-        dynamic_ncols=True,
-    )
-    for net in (model, discriminator):
-        if net is not None:
-            net.train()
-    sums, logged, logged_at = {}, step, began
-    order = batch_order(len(train_set), config.batch_size, config.seed, step)
-    for x in prefetch(
-        train_set,
-        islice(order, None if limit == math.inf else max(limit - step, 0)),
-        config.shape(),
-        ahead=device.type != "cpu",
-        pin=device.type == "cuda",
-    ):
-        if config.minutes is not None and time.perf_counter() - began >= 60 * config.minutes:
-            break
-        torch.manual_seed(hash_seed(config.seed, step))  # this step's flips and noise, whatever came before
-        x = x.to(device, memory_format=torch.channels_last, non_blocking=device.type == "cuda")
-        if config.flip:
-            x = random_flip(x)
-        set_rates(optimizers, config, step)
-        terms, mean, logvar = training_step(model, discriminator, optimizers, x, config, dtype)
-        if average:
-            update_average(average, model, config.average, step)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value
-        step += 1
-        bar.update()
-        if step % config.log_every == 0 or step == limit:
-            now = time.perf_counter()
-            history.append(
-                make_record(
-                    config,
-                    step,
-                    step - logged,
-                    now - began,
-                    (step - logged) * config.batch_size / (now - logged_at),
-                    sums,
-                    mean,
-                    logvar,
-                )
-            )
-            show_progress(bar, history[-1], config, limit, first)
-            sums, logged, logged_at = {}, step, now
-        if config.valid_every and step % config.valid_every == 0 and step < limit and history:
-            history[-1] |= validation(config, average or model, discriminator, valid_set)
-        if config.out and config.save_every and step % config.save_every == 0:
-            save_checkpoint(config.out, config, step, model, discriminator, optimizers, history, average)
-    if sums:  # the clock ended the run between two records
-        now = time.perf_counter()
-        history.append(
-            make_record(
-                config,
-                step,
-                step - logged,
-                now - began,
-                (step - logged) * config.batch_size / (now - logged_at),
-                sums,
-                mean,
-                logvar,
-            )
-        )
-    bar.close()
-    if history:
-        history[-1] |= validation(config, average or model, discriminator, valid_set)
-    return step
-
-# %% ../nbs/reference/training_loop.ipynb #effddb37
-def train(
-    config: TrainConfig,
-    dataset=None,
-    model: nn.Module | None = None,
-    discriminator: nn.Module | None = None,
-    resume: str | Path | None = None,
-    progress: bool = False,
-) -> TrainResult:
-    """Train by `config`; everything random follows from `config.seed`, and torch's global generators are left as they were.
-
-    `dataset`: None opens `config.dataset`; else a map-style dataset of images C x H x W (float in [-1, 1], uint8, or tuples that begin with one), split by the seed, or a
-    pair (train, valid) of them. `model`: any module with x -> (x_hat, mean, logvar); `discriminator`: any with x -> logits. `resume`: a checkpoint to go
-    on from, to the same result as an unbroken run. The model returned has the averaged weights, unless `config.average` is 0. `progress`: a live line in the terminal. Stops at the first of `epochs`, `steps` and `minutes`.
-    Returns `TrainResult`; writes `config.out` when given. Raises `ValueError` for bad input before training, `CheckpointError` for a
-    checkpoint that does not fit, `FloatingPointError` when a loss is no longer finite.
-    """
-    check_type("config", config, TrainConfig, "a TrainConfig")
-    config.check()
-    yours = model is not None or discriminator is not None
-    if model is not None:
-        check_modules(model=model)
-    check_modules(discriminator=discriminator)
-    device = choose_device(config.device)
-    dtype = choose_precision(config.precision, device)
-    train_set, valid_set = split_data(dataset, config)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        model = (config.make_model() if model is None else model).to(
-            device, memory_format=torch.channels_last
-        )
-        if config.uses("patchgan"):
-            discriminator = (config.make_discriminator() if discriminator is None else discriminator).to(
-                device, memory_format=torch.channels_last
-            )
-        else:
-            discriminator = None
-        optimizers, step, history = make_optimizers(config, model, discriminator), 0, []
-        average = copy.deepcopy(model) if config.average else None
-        if resume is not None:
-            step, history = restore(resume, config, model, discriminator, optimizers, average)
-        limit = total_steps(config, len(train_set))
-        if step >= limit:
-            raise ValueError(
-                f"nothing is left to train: {str(resume)!r} is at step {step}, and epochs and steps allow {limit}"
-            )
-        if yours:
-            check_networks(
-                model,
-                discriminator,
-                load_batch(
-                    train_set, next(batch_order(len(train_set), config.batch_size, config.seed, 0))
-                ).to(device),
-            )
-        if config.compile:
-            compile_networks(model, discriminator)
-        if config.out:
-            check_folder(
-                config.out,
-                4
-                * sum(
-                    p.nbytes for net in (model, discriminator) if net is not None for p in net.parameters()
-                ),
-            )
-        step = _loop(
-            config,
-            train_set,
-            valid_set,
-            model,
-            average,
-            discriminator,
-            optimizers,
-            step,
-            history,
-            dtype,
-            progress,
-        )
-    for net in (model, average, discriminator):
-        if net is not None:
-            net.eval()
-    paths = (
-        save_checkpoint(config.out, config, step, model, discriminator, optimizers, history, average)
-        if config.out
-        else {}
-    )
-    return TrainResult(average or model, discriminator, history, paths, config, step)
+    logits = None if discriminator is None else given("discriminator", discriminator, x_hat)
+    if discriminator is not None and not isinstance(logits, Tensor):
+        raise ValueError(f"discriminator must return a tensor of logits, got {brief(logits)}")
 
 # %% ../nbs/reference/training_loop.ipynb #c5f3bf1e
 def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> None:
     """`torch.compile` each of `networks` in place; None is passed over. `backend`: as torch names it.
 
-    Raises `ValueError` for what is no module, and where the default backend lacks the C++ compiler that it needs.
+    Raises `ValueError` where the default backend lacks the C++ compiler that it needs.
     """
-    for network in networks:
-        if network is not None:
-            check_modules(model=network)
     if backend == "inductor":
-        check_compiler()
+        _check_compiler()
     from torch._functorch import config
 
     if hasattr(config, "donated_buffer"):
@@ -488,3 +316,79 @@ def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> 
     for network in networks:
         if network is not None:
             network.compile(backend=backend)
+
+# %% ../nbs/reference/training_loop.ipynb #effddb37
+def train(
+    config: TrainConfig,
+    dataset: Any = None,
+    model: nn.Module | None = None,
+    discriminator: nn.Module | None = None,
+    resume: str | Path | None = None,
+    progress: bool = False,
+) -> TrainResult:
+    """Train by `config`, on what `config.seed` makes of it; torch's generators are left as they were.
+
+    `dataset`: None opens `config.dataset`; else a map-style data set of images C x H x W (float in [-1, 1],
+    uint8, or tuples that begin with one), split by the seed, or a pair (train, valid) of them. `model`: any
+    module with x -> (x_hat, mean, logvar); `discriminator`: any with x -> logits. `resume`: a checkpoint to
+    go on from, to the same result as an unbroken run. `progress`: a live line in the terminal. The run ends
+    at the first of `epochs`, `steps` and `minutes` (of this call). Ctrl-C or SIGTERM: the step is finished,
+    the run saved where `config.out` is given, then `KeyboardInterrupt` or `SystemExit(143)` is raised; a
+    second signal stops at once.
+
+    Returns `TrainResult`, whose model has the averaged weights unless `config.average` is 0. Raises
+    `ValueError` for bad input before training, `CheckpointError` for a checkpoint that does not fit,
+    `FloatingPointError` when a loss or a weight is no longer finite.
+    """
+    config.check()
+    device = choose_device(config.device)
+    dtype = choose_precision(config.precision, device)
+    data: Any = split_data(dataset, config)
+    if config.out:
+        _check_owner(config.out, resume)
+    with kept_generators(device):
+        run = _begin(config, data, model, discriminator)
+        if resume is not None:
+            _restore(run, resume)
+        limit = config.total_steps(len(data.train))
+        if run.step >= limit:
+            where = f"{str(resume)!r} is at step {run.step}, and epochs and steps allow {limit}"
+            raise ValueError(f"nothing is left to train: {where}")
+        if config.out:
+            _check_folder(config.out, 3 * sum(t.nbytes for t in run.tensors().values()))
+        if config.compile:
+            compile_networks(run.model, run.discriminator)
+        with _Signals() as signals:
+            _Loop(run, data, dtype, progress).go(signals)
+            paths = save_checkpoint(config.out, run) if config.out else {}
+    if signals.received == signal.SIGTERM:
+        raise SystemExit(128 + signal.SIGTERM)
+    if signals.received:
+        kept = f"saved in {config.out!r}, from where resume goes on" if config.out else "nothing was saved"
+        raise KeyboardInterrupt(f"stopped after step {run.step}: {kept}")
+    _exchange(run)
+    for network in (run.model, run.discriminator):
+        if network is not None:
+            network.eval()
+    return TrainResult(run.model, run.discriminator, run.history, paths, config, run.step)
+
+
+def _begin(config: TrainConfig, data: Any, model: nn.Module | None, discriminator: nn.Module | None) -> _Run:
+    "A run at step 0: networks of `config`, fused, or your own, tried on a batch."
+    torch.manual_seed(config.seed)
+    own = model is not None or discriminator is not None
+    device = choose_device(config.device)
+    layout = memory_format(device)
+    model = (fuse_(config.make_model()) if model is None else model).to(device).to(memory_format=layout)
+    if config.uses("patchgan"):
+        discriminator = fuse_(config.make_discriminator()) if discriminator is None else discriminator
+        discriminator = discriminator.to(device).to(memory_format=layout)
+    else:
+        discriminator = None
+    if own:
+        order = batch_order(len(data.train), config.batch_size, config.seed, 0)
+        _try_networks(model, discriminator, load_batch(data.train, next(order)).to(device))
+    now = _named_tensors(model) if config.average else {}
+    average = {name: t.detach().clone() for name, t in now.items()}
+    marks = {part: fingerprint(images) for part, images in data._asdict().items()}
+    return _Run(config, model, discriminator, make_optimizers(config, model, discriminator), average, marks)

@@ -10,87 +10,94 @@ import ctypes.util
 import os
 import platform
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from .checks import brief
-from .checks import check_type
 
 # %% auto #0
-__all__ = ['MALLOC_CONF', 'GLIBC_TUNABLES', 'allocator', 'allocator_settings', 'keep_memory', 'suggest_allocator']
+__all__ = ['keep_memory', 'suggest_allocator']
 
 # %% ../nbs/reference/memory.ipynb #02ae5913
-def allocator() -> str:
-    'What serves this process\'s `malloc`: "jemalloc" or "tcmalloc" where such a library is loaded, "glibc, huge pages" where glibc was told to use them, else "system".'
+def _allocator() -> str:
+    """What serves this process's `malloc`: "jemalloc" or "tcmalloc" where such a library is loaded,
+    "glibc, huge pages" where glibc was told to use them, else "system"."""
     maps = Path("/proc/self/maps")
-    loaded = (
-        maps.read_text(errors="replace") if maps.exists() else os.environ.get("DYLD_INSERT_LIBRARIES", "")
-    )
-    other = (
-        "glibc, huge pages"
-        if platform.libc_ver()[0] == "glibc"
-        and "glibc.malloc.hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
-        else "system"
-    )
-    return next((name for name in ("jemalloc", "tcmalloc") if f"/lib{name}" in loaded), other)
+    loaded = os.environ.get("DYLD_INSERT_LIBRARIES", "")
+    if maps.exists():
+        loaded = maps.read_text(errors="replace")
+    for name in ("jemalloc", "tcmalloc"):
+        if f"/lib{name}" in loaded:
+            return name
+    told = "glibc.malloc.hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+    return "glibc, huge pages" if told and platform.libc_ver()[0] == "glibc" else "system"
 
 # %% ../nbs/reference/memory.ipynb #84a6b06d
-MALLOC_CONF = (
-    "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1"  # jemalloc's: huge pages, and never give one back
+# jemalloc's options: huge pages, and never give one back
+_MALLOC_CONF = "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1"
+# glibc's: the same
+_GLIBC_TUNABLES = ":".join(
+    f"glibc.malloc.{option}"
+    for option in ("hugetlb=1", "mmap_max=0", f"trim_threshold={2**62}", f"top_pad={2**26}")
 )
-GLIBC_TUNABLES = ":".join(
-    f"glibc.malloc.{setting}"
-    for setting in ("hugetlb=1", "mmap_max=0", f"trim_threshold={2**62}", f"top_pad={2**26}")
-)  # glibc's: the same
 
 
-def allocator_settings() -> dict[str, str]:
-    "Environment variables under which a program starts with jemalloc, or else tcmalloc, or else with glibc's own allocator told to keep its pages; empty where this machine has none of them."
-    folders = [
-        *Path("/usr/lib").glob("*-linux-gnu"),
-        *map(Path, ("/usr/lib64", "/usr/lib", "/usr/local/lib")),
-    ]
-    for name, file in (("jemalloc", "libjemalloc.so.2"), ("tcmalloc_minimal", "libtcmalloc_minimal.so.4")):
-        found = next(
-            (str(folder / file) for folder in folders if (folder / file).exists()), None
-        ) or ctypes.util.find_library(name)
-        if found:
-            return dict(LD_PRELOAD=found) | (dict(MALLOC_CONF=MALLOC_CONF) if name == "jemalloc" else {})
+def _find_library(name: str, file: str) -> str | None:
+    "The path of a shared library, or its bare name where only the linker knows the place."
+    usual = map(Path, ("/usr/lib64", "/usr/lib", "/usr/local/lib"))
+    for folder in (*Path("/usr/lib").glob("*-linux-gnu"), *usual):
+        if (folder / file).exists():
+            return str(folder / file)
+    return ctypes.util.find_library(name)
+
+
+def _allocator_settings() -> dict[str, str]:
+    "Environment variables under which a program keeps its pages; empty where there is no means for it."
+    if found := _find_library("jemalloc", "libjemalloc.so.2"):
+        return dict(LD_PRELOAD=found, MALLOC_CONF=_MALLOC_CONF)
+    if found := _find_library("tcmalloc_minimal", "libtcmalloc_minimal.so.4"):
+        return dict(LD_PRELOAD=found)
     library, version = platform.libc_ver()
-    return (
-        dict(GLIBC_TUNABLES=GLIBC_TUNABLES)
-        if library == "glibc" and [int(part) for part in version.split(".")[:2]] >= [2, 35]
-        else {}
-    )
+    if library == "glibc" and [int(part) for part in version.split(".")[:2]] >= [2, 35]:
+        return dict(GLIBC_TUNABLES=_GLIBC_TUNABLES)
+    return {}
 
 # %% ../nbs/reference/memory.ipynb #4c3f5019
 def keep_memory() -> bool:
-    """Tell glibc's `malloc` to keep freed memory for this process, blocks of any size: it takes no more page faults for it, and the operating system does not get it back. Returns whether it was told.
+    """Tell glibc's `malloc` to keep freed memory for this process, blocks of any size. Was it told?
 
-    Source: `mallopt(3)`. False where the C library is another one; without effect where another allocator is loaded.
+    It then takes no more page faults for that memory, and the operating system does not get it back. False
+    where the C library is another one; no effect where another allocator is loaded. Source: `mallopt(3)`.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
-    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # their numbers in malloc.h
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # their numbers in malloc.h
     mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, -1), mallopt(M_TOP_PAD, 2**26)])
+    return all([mallopt(mmap_max, 0), mallopt(trim_threshold, -1), mallopt(top_pad, 2**26)])
+
+# %% ../nbs/reference/memory.ipynb #29b5410a
+def _cpu_flags() -> set[str]:
+    "The CPU's instruction sets by Linux's names; empty where the system does not tell."
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return {flag for line in lines if line.startswith("flags") for flag in line.split(":", 1)[1].split()}
+
+
+def _has_amx() -> bool:
+    "Does the CPU have Intel's matrix unit for bfloat16?"
+    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return "amx_bf16" in _cpu_flags() or bool(ask and ask())
 
 # %% ../nbs/reference/memory.ipynb #2d21e5d9
-def suggest_allocator(device: torch.device, command: list[str]) -> str:
-    """One line on how to run `command` (its words) with an allocator that keeps its pages; "" where there is nothing to suggest.
+def suggest_allocator(device: torch.device, command: Sequence[str]) -> str:
+    """One line on how to run `command` (its words) with an allocator that keeps its pages, or "".
 
-    Suggests on Linux, for a CPU, while the system's own allocator is in use. Raises `ValueError` for other kinds of arguments.
+    Suggests on Linux, for a CPU without AMX, while the system's own allocator is in use.
     """
-    check_type("device", device, torch.device, "a torch.device")
-    if (
-        not isinstance(command, (list, tuple))
-        or not command
-        or not all(isinstance(word, str) for word in command)
-    ):
-        raise ValueError(f"command must be a list of words, got {brief(command)}")
-    if platform.system() != "Linux" or device.type != "cpu" or allocator() != "system":
+    if platform.system() != "Linux" or device.type != "cpu" or _has_amx() or _allocator() != "system":
         return ""
-    settings = " ".join(f"{name}={value}" for name, value in allocator_settings().items())
+    settings = " ".join(f"{name}={value}" for name, value in _allocator_settings().items())
     if not settings:
-        return "A CPU trains faster with another memory allocator: install Debian's package libjemalloc2, then this line says how to use it"
-    return f"Faster on a CPU, with another memory allocator: {settings} {shlex.join([Path(command[0]).name, *command[1:]])}"
+        return "Faster on a CPU with another memory allocator: install jemalloc (Debian: libjemalloc2)"
+    words = shlex.join([Path(command[0]).name, *command[1:]])
+    return f"Faster on a CPU, with another memory allocator: {settings} {words}"

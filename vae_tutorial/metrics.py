@@ -5,90 +5,59 @@
 # %% ../nbs/learn/08_metrics.ipynb #c8a51885
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_count, check_number
-from .checks import brief
+from .checks import check_same_shape
 
 # %% auto #0
-__all__ = ['psnr', 'ssim', 'power_spectrum', 'radial_power_spectrum', 'high_frequency_energy', 'pyramid_down', 'pyramid_up',
-           'laplacian_pyramid', 'sliced_wasserstein', 'patch_swd']
-
-# %% ../nbs/learn/08_metrics.ipynb #f670f12b
-def _check_images(images: Tensor, name: str = "images", smallest: int = 1) -> Tensor:
-    "`images` in float32 or better; `ValueError` unless finite, floating-point, (N, 1 or 3, H, W) and `smallest` pixels a side."
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        raise ValueError(
-            f"{name} must be a floating-point tensor, got {getattr(images, 'dtype', type(images).__name__)}"
-        )
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        raise ValueError(
-            f"{name} must have shape (N, 1 or 3, H, W) with N at least 1, got {tuple(images.shape)}"
-        )
-    if min(images.shape[2:]) < smallest:
-        raise ValueError(
-            f"{name} must be at least {smallest} pixels a side, got {images.shape[2]} x {images.shape[3]}"
-        )
-    if not images.isfinite().all():
-        raise ValueError(f"{name} must be finite, got NaN or infinite pixels")
-    return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
-
-
-def _check_pair(
-    x: Tensor, x_hat: Tensor, names: tuple[str, str], smallest: int = 1
-) -> tuple[Tensor, Tensor]:
-    "Both image batches in their common precision; `ValueError` as `_check_images`, and for shapes that differ."
-    x, x_hat = _check_images(x, names[0], smallest), _check_images(x_hat, names[1], smallest)
-    if x.shape != x_hat.shape:
-        raise ValueError(
-            f"{names[0]} and {names[1]} must have one shape, got {tuple(x.shape)} and {tuple(x_hat.shape)}"
-        )
-    dtype = torch.promote_types(x.dtype, x_hat.dtype)
-    return x.to(dtype), x_hat.to(dtype)
+__all__ = ['psnr', 'ssim', 'power_spectrum', 'radial_power_spectrum', 'high_frequency_energy', 'sliced_wasserstein', 'patch_swd']
 
 # %% ../nbs/learn/08_metrics.ipynb #722ffccb
 def psnr(x: Tensor, x_hat: Tensor, data_range: float = 2.0) -> Tensor:
-    """Peak signal-to-noise ratio of each image in dB, (N,): 10 log10(data_range^2 / mean squared error), infinite for equal images.
+    """Peak signal-to-noise ratio of each image in dB, (N,), (8.1): infinite for equal images.
 
-    `x`, `x_hat`: (N, 1 or 3, H, W); `data_range`: width of the range of pixel values, 2 for [-1, 1]. By `torchmetrics`.
-    Raises `ValueError` for shapes that differ or are others, integer or non-finite pixels, or a `data_range` not above 0.
+    `x`, `x_hat`: (N, C, H, W); `data_range`: width of the range of pixel values, 2 for [-1, 1].
+    Raises `ValueError` for shapes that differ.
     """
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    x, x_hat = _check_pair(x, x_hat, ("x", "x_hat"))
-    check_number("data_range", data_range, positive=True)
-    return peak_signal_noise_ratio(
-        x_hat, x, data_range=float(data_range), dim=(1, 2, 3), reduction="none"
-    )
+    check_same_shape(x=x, x_hat=x_hat)
+    squared_error = (x - x_hat).square().mean((1, 2, 3))
+    return 10 * torch.log10(data_range**2 / squared_error)
 
 # %% ../nbs/learn/08_metrics.ipynb #cad69f37
+def _local_mean(x: Tensor) -> Tensor:
+    "Means in Gaussian windows of 1.5 pixels, cut off at 11 x 11, reflected at the border."
+    taps = torch.exp(-(torch.arange(-5, 6, dtype=x.dtype, device=x.device) ** 2) / (2 * 1.5**2))
+    taps = taps / taps.sum()
+    flat = F.pad(x.flatten(0, 1)[:, None], (5, 5, 5, 5), mode="reflect")
+    return F.conv2d(F.conv2d(flat, taps.view(1, 1, 1, 11)), taps.view(1, 1, 11, 1)).view_as(x)
+
+# %% ../nbs/learn/08_metrics.ipynb #cd401cb7
 def ssim(x: Tensor, x_hat: Tensor, data_range: float = 2.0) -> Tensor:
-    """Structural similarity of each image, (N,), at most 1: Gaussian windows of 1.5 pixels (11 x 11), K1 = 0.01, K2 = 0.03, mean over channels.
+    """Structural similarity of each image, (N,), at most 1: (8.5), mean over places and channels.
 
-    `x`, `x_hat`: (N, 1 or 3, H, W), H and W at least 11, values in [-data_range/2, data_range/2]; shifted by data_range/2, as the
-    formula takes 0 for black. By `torchmetrics` (1.5 or newer). Wang et al. 2004. Raises `ValueError` as `psnr` does, and for smaller images.
+    `x`, `x_hat`: (N, C, H, W), H and W at least 11, values in [-data_range/2, data_range/2]; they
+    are shifted by data_range/2, as the formula takes 0 for black. Wang et al. 2004. Raises
+    `ValueError` for shapes that differ.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    x, x_hat = _check_pair(x, x_hat, ("x", "x_hat"), smallest=11)
-    check_number("data_range", data_range, positive=True)
-    half = data_range / 2
-    return structural_similarity_index_measure(
-        x_hat + half, x + half, data_range=float(data_range), reduction="none"
-    )
+    check_same_shape(x=x, x_hat=x_hat)
+    x, x_hat = x + data_range / 2, x_hat + data_range / 2
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mean, mean_hat = _local_mean(x), _local_mean(x_hat)
+    var, var_hat = _local_mean(x**2) - mean**2, _local_mean(x_hat**2) - mean_hat**2
+    covariance = _local_mean(x * x_hat) - mean * mean_hat
+    brightness = (2 * mean * mean_hat + c1) / (mean**2 + mean_hat**2 + c1)
+    structure = (2 * covariance + c2) / (var + var_hat + c2)
+    return (brightness * structure).mean((1, 2, 3))
 
 # %% ../nbs/learn/08_metrics.ipynb #37f0d08b
 def power_spectrum(images: Tensor) -> Tensor:
-    """Windowed periodogram of each image's grey values, (N, H, W), in pixel value^2, frequencies ordered as by `torch.fft.fftfreq`.
+    """Power of each image's grey values at each frequency, (N, H, W), in pixel value^2: (8.7).
 
-    `images`: (N, 1 or 3, H, W), at least 8 pixels a side. Grey is the channels' mean; each image's mean is removed; a Hann window
-    is applied and its energy divided out, so that white noise of variance s^2 has power s^2. Raises `ValueError` for other images.
+    `images`: (N, C, H, W). Grey is the channels' mean. Frequencies are ordered as by
+    `torch.fft.fftfreq`; white noise of variance s^2 has power s^2.
     """
-    images = _check_images(images, smallest=8)
     grey = images.mean(1)
     rows, columns = (
         torch.hann_window(n, dtype=grey.dtype, device=grey.device) for n in grey.shape[1:]
@@ -98,49 +67,39 @@ def power_spectrum(images: Tensor) -> Tensor:
     return torch.fft.fft2(centered * window).abs().square() / window.square().sum()
 
 # %% ../nbs/learn/08_metrics.ipynb #50d3055c
-def _radius(images: Tensor) -> Tensor:
-    "The distance from zero of each frequency of `images` in cycles per pixel, (H, W)."
-    f, g = (
-        torch.fft.fftfreq(n, dtype=images.dtype, device=images.device) for n in images.shape[-2:]
-    )
+def _radius(power: Tensor) -> Tensor:
+    "The distance from zero of each frequency of `power` in cycles per pixel, (H, W)."
+    f, g = (torch.fft.fftfreq(n, dtype=power.dtype, device=power.device) for n in power.shape[-2:])
     return torch.hypot(f[:, None], g)
 
 # %% ../nbs/learn/08_metrics.ipynb #5948c2f1
 def radial_power_spectrum(images: Tensor, bins: int | None = None) -> tuple[Tensor, Tensor]:
-    """Mean power over directions and over images against frequency: two tensors (bins,), `(frequency, power)`.
+    """Mean power over directions and images against frequency: (bins,) each, `(frequency, power)`.
 
-    `images`: (N, 1 or 3, H, W), at least 8 pixels a side. `bins` rings of equal width cover (0, 0.5] cycles per pixel, 0 not included;
-    default and most: half of the shorter side. `frequency` is the mean over a ring, `power` as in `power_spectrum`, in pixel value^2:
-    white noise of variance s^2 is flat at s^2. Raises `ValueError` for other images or `bins`.
+    `images`: (N, C, H, W). `bins` rings of equal width cover (0, 0.5] cycles per pixel, 0 not
+    included; default and most: half of the shorter side. `frequency` is the mean over a ring,
+    `power` as in `power_spectrum`, in pixel value^2: white noise is flat at its variance.
     """
     power = power_spectrum(images).mean(0)
-    most = min(power.shape) // 2
-    bins = most if bins is None else bins
-    check_count("bins", bins, 1, most)
+    bins = min(power.shape) // 2 if bins is None else bins
     radius = _radius(power)
-    ring = (
-        2 * bins * radius - 1e-4
-    ).ceil().long() - 1  # the slack puts k/bins into ring k against rounding
+    ring = (2 * bins * radius - 1e-4).ceil().long() - 1  # k/bins belongs to ring k, rounded or not
     inside = (ring >= 0) & (ring < bins)
     count = torch.bincount(ring[inside], minlength=bins)
 
-    def average(values):
+    def average(values: Tensor) -> Tensor:
         return values.new_zeros(bins).index_add(0, ring[inside], values[inside]) / count
 
     return average(radius), average(power)
 
 # %% ../nbs/learn/08_metrics.ipynb #a7dc8dcf
 def high_frequency_energy(images: Tensor, cutoff: float = 0.25) -> Tensor:
-    """Energy of each image above `cutoff` cycles per pixel, (N,), in pixel value^2: the mean over frequencies of `power_spectrum`, where above.
+    """Energy of each image above `cutoff` cycles per pixel, (N,), in pixel value^2: (8.10).
 
-    `images`: (N, 1 or 3, H, W), at least 8 pixels a side; grey values, mean removed, Hann window. The window spreads every frequency to
-    its neighbors, 1/H and 1/W away. `cutoff`: from 0 to below 0.7 (a pixel grid ends at 0.5 along and 0.707 across).
-    White noise of variance s^2 has about s^2 (1 - pi cutoff^2), for a cutoff up to 0.5. Raises `ValueError` for other images or cutoffs.
+    `images`: (N, C, H, W); grey values, mean removed, Hann window, which spreads each frequency to
+    its neighbors. White noise of variance s^2 has about s^2 (1 - pi cutoff^2), for a cutoff up
+    to 0.5; a pixel grid ends at 0.707.
     """
-    if not isinstance(cutoff, (int, float)) or isinstance(cutoff, bool) or not 0 <= cutoff < 0.7:
-        raise ValueError(
-            f"cutoff must be from 0 to below 0.7 cycles per pixel, got {brief(cutoff)}"
-        )
     power = power_spectrum(images)
     return (power * (_radius(power) > cutoff)).mean((1, 2))
 
@@ -152,37 +111,30 @@ def _smooth(x: Tensor, gain: float = 1.0) -> Tensor:
     return F.conv2d(F.conv2d(flat, taps.view(1, 1, 1, 5)), taps.view(1, 1, 5, 1)).view_as(x)
 
 # %% ../nbs/learn/08_metrics.ipynb #55b1aefa
-def pyramid_down(x: Tensor) -> Tensor:
-    "Smooth and keep each second pixel: (N, 1 or 3, H, W) -> (N, 1 or 3, H/2, W/2), at least 3 pixels a side. `ValueError` for other images."
-    return _smooth(_check_images(x, "x", 3))[..., ::2, ::2].contiguous()
+def _down(x: Tensor) -> Tensor:
+    "Smooth and keep each second pixel: (N, C, H, W) -> (N, C, H/2, W/2)."
+    return _smooth(x)[..., ::2, ::2].contiguous()
 
 
-def pyramid_up(x: Tensor) -> Tensor:
-    "Insert zeros and smooth: (N, 1 or 3, H, W) -> (N, 1 or 3, 2H, 2W), at least 2 pixels a side. `ValueError` for other images."
-    x = _check_images(x, "x", 2)
+def _up(x: Tensor) -> Tensor:
+    "Insert zeros and smooth: (N, C, H, W) -> (N, C, 2H, 2W)."
     wide = x.new_zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
     wide[..., ::2, ::2] = x
     return _smooth(wide, gain=2.0)
 
 # %% ../nbs/learn/08_metrics.ipynb #c856023b
-def laplacian_pyramid(images: Tensor, levels: int) -> list[Tensor]:
-    """`levels` band-pass images, finest first, each half the size of the one before; the last is the smoothed remainder.
+def _pyramid(images: Tensor) -> list[Tensor]:
+    """The levels of (8.11), finest first, each half the size of the one before.
 
-    `images`: (N, 1 or 3, H, W), H and W divisible by 2^(levels - 1) and at least 4 pixels before each halving. Burt and Adelson 1983.
-    Raises `ValueError` for other images or `levels`.
+    The halving ends at 16 pixels, or where a side does not divide by 2; the last level is the
+    smoothed remainder. `images`: (N, C, H, W).
     """
-    images, pyramid = _check_images(images), []
-    check_count("levels", levels, 1, 30)
-    step, (h, w) = 2 ** (levels - 1), images.shape[2:]
-    if h % step or w % step or (levels > 1 and min(h, w) < 2 * step):
-        raise ValueError(
-            f"{levels} levels need sides divisible by {step} and at least {2 * step} pixels, got {h} x {w}"
-        )
-    for _ in range(levels - 1):
-        smaller = pyramid_down(images)
-        pyramid.append(images - pyramid_up(smaller))
+    levels = []
+    while min(images.shape[2:]) >= 32 and not any(n % 2 for n in images.shape[2:]):
+        smaller = _down(images)
+        levels.append(images - _up(smaller))
         images = smaller
-    return pyramid + [images]
+    return levels + [images]
 
 # %% ../nbs/learn/08_metrics.ipynb #1091fa13
 def _sort_rows(x: Tensor) -> Tensor:
@@ -194,41 +146,43 @@ def _sort_rows(x: Tensor) -> Tensor:
 
 # %% ../nbs/learn/08_metrics.ipynb #299476b3
 def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 512, seed: int = 0) -> Tensor:
-    """Sliced Wasserstein-1 distance of two samples: the mean over random unit `directions` of the distance of their projections. A scalar.
+    """Sliced Wasserstein-1 distance of two samples, (8.13), in their own unit. A scalar.
 
-    `a`, `b`: finite floating-point tensors of one shape (n, dim), in whose unit the distance is. Directions are drawn from `seed`, on
-    the CPU, so they are the same on each device. Differentiable. Raises `ValueError` for other shapes, dtypes or counts.
+    `a`, `b`: (n, dim). The random unit `directions` are drawn from `seed` on the CPU, so they are
+    the same on each device. Differentiable. Raises `ValueError` for shapes that differ.
     """
-    for name, value in (("a", a), ("b", b)):
-        if (
-            not isinstance(value, Tensor)
-            or not value.is_floating_point()
-            or value.ndim != 2
-            or value.numel() == 0
-        ):
-            got = (
-                f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else brief(value)
-            )
-            raise ValueError(f"{name} must be a floating-point tensor of shape (n, dim), got {got}")
-        if not value.isfinite().all():
-            raise ValueError(f"{name} must be finite, got NaN or infinite values")
-    if a.shape != b.shape:
-        raise ValueError(
-            f"a and b must have one shape (n, dim), got {tuple(a.shape)} and {tuple(b.shape)}"
-        )
-    check_count("directions", directions)
-    check_count("seed", seed, 0, 2**63 - 1)
-    dtype = torch.promote_types(torch.float32, torch.promote_types(a.dtype, b.dtype))
-    a, b, generator = a.to(dtype), b.to(dtype), torch.Generator("cpu").manual_seed(seed)
-    theta = F.normalize(
-        torch.randn(directions, a.shape[1], generator=generator, dtype=dtype, device="cpu"), dim=1
-    ).to(a.device)
+    check_same_shape(a=a, b=b)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    size = directions, a.shape[1]
+    theta = torch.randn(size, generator=generator, dtype=a.dtype, device="cpu").to(a.device)
     total = a.new_zeros(())
-    for part in theta.split(128):  # as many projections at once as memory is worth
+    for part in F.normalize(theta, dim=1).split(128):  # as many at once as memory is worth
         total = total + (_sort_rows(part @ a.T) - _sort_rows(part @ b.T)).abs().mean(1).sum()
     return total / directions
 
 # %% ../nbs/learn/08_metrics.ipynb #afb20f25
+def _patches(
+    levels: tuple[Tensor, ...], size: int, n: int, generator: torch.Generator
+) -> list[Tensor]:
+    "From each image n patches at random positions, the same in all sets: (N * n, C, size, size)."
+    which = torch.arange(len(levels[0]), device=levels[0].device).repeat_interleave(n)
+    rows, columns = (
+        torch.randint(side - size + 1, which.shape, generator=generator, device="cpu").to(
+            which.device
+        )
+        for side in levels[0].shape[2:]
+    )
+    cut = (level.unfold(2, size, 1).unfold(3, size, 1) for level in levels)
+    return [patches[which, :, rows, columns] for patches in cut]
+
+
+def _standardized(patches: Tensor, by: Tensor) -> Tensor:
+    "Each channel of `patches` minus the mean of `by`'s, over its standard deviation: (n, dim)."
+    mean = by.mean((0, 2, 3), keepdim=True)
+    std = by.std((0, 2, 3), correction=0, keepdim=True).clamp_min(1e-8)
+    return ((patches - mean) / std).flatten(1)
+
+# %% ../nbs/learn/08_metrics.ipynb #ec48d5c3
 @torch.no_grad()
 def patch_swd(
     real: Tensor,
@@ -236,51 +190,20 @@ def patch_swd(
     patch: int = 7,
     n_patches: int = 128,
     directions: int = 512,
-    levels: int | None = None,
     seed: int = 0,
     normalize: str = "each",
 ) -> dict[str, float]:
-    """Sliced Wasserstein distance between the patches of two sets of images, times 1000, for each level of the Laplacian pyramid.
+    """Distance of two sets of images patch by patch, times 1000, for each level of their pyramids.
 
-    `real`, `fake`: (N, 1 or 3, H, W), equally many. `patch`: side of a patch; `n_patches`: patches of each image, cut from both sets at
-    the same random positions; `levels`: default down to 16 pixels, or as far as sides divide by 2; `seed`: of positions and directions. `normalize="each"`: every channel
-    to mean 0 and standard deviation 1 over each set (Karras et al. 2018, section 5); `"real"`: both by `real`'s, which sees contrast.
-    Returns a dictionary {"64": ..., "32": ..., "16": ..., "mean": ...}: the shorter side of each level, finest first, and their mean.
-    0 for equal sets, with `"each"` symmetric; for two samples of one distribution above 0, the more the smaller they are. Computed in
-    float32. Raises `ValueError` for other images, counts or a `normalize`, and for a patch that does not fit the coarsest level.
+    `real`, `fake`: (N, C, H, W). `normalize`: by "each" set's own contrast, or by the "real" one's.
+    Returns {"64": ..., "32": ..., "16": ..., "mean": ...}, sides of levels, finest first. Karras
+    et al. 2018, section 5. Raises `ValueError` for shapes that differ.
     """
-    real, fake = _check_pair(real, fake, ("real", "fake"))
-    if normalize not in ("each", "real"):
-        raise ValueError(f'normalize must be "each" or "real", got {brief(normalize)}')
-    side = min(real.shape[2:])
-    if levels is None:
-        levels = 1
-        while side >> levels >= 16 and all(n % 2**levels == 0 for n in real.shape[2:]):
-            levels += 1
-    pyramids = [laplacian_pyramid(images.float(), levels) for images in (real, fake)]
-    check_count("patch", patch, 1, side >> levels - 1)
-    for name, value in (("n_patches", n_patches), ("directions", directions)):
-        check_count(name, value)
-    check_count("seed", seed, 0, 2**63 - 1)
+    check_same_shape(real=real, fake=fake)
     generator, distances = torch.Generator("cpu").manual_seed(seed), {}
-    which = torch.arange(len(real), device=real.device).repeat_interleave(n_patches)
-    for pair in zip(*pyramids):
-        spots = [
-            torch.randint(n - patch + 1, which.shape, generator=generator, device="cpu").to(
-                which.device
-            )
-            for n in pair[0].shape[2:]
-        ]
-        sets = [
-            level.unfold(2, patch, 1).unfold(3, patch, 1)[which, :, spots[0], spots[1]]
-            for level in pair
-        ]  # (n, C, patch, patch)
-        by = [s.std((0, 2, 3), correction=0, keepdim=True).clamp_min(1e-8) for s in sets]
-        mean = [s.mean((0, 2, 3), keepdim=True) for s in sets]
-        if normalize == "real":
-            mean, by = [mean[0]] * 2, [by[0]] * 2
-        a, b = (((s - m) / d).flatten(1) for s, m, d in zip(sets, mean, by))
-        distances[str(min(pair[0].shape[2:]))] = (
-            1000 * sliced_wasserstein(a, b, directions, seed).item()
-        )
-    return distances | {"mean": sum(distances.values()) / levels}
+    for level in zip(_pyramid(real.float()), _pyramid(fake.float())):
+        a, b = _patches(level, patch, n_patches, generator)
+        a, b = _standardized(a, a), _standardized(b, a if normalize == "real" else b)
+        side = str(min(level[0].shape[2:]))
+        distances[side] = 1000 * sliced_wasserstein(a, b, directions, seed).item()
+    return distances | {"mean": sum(distances.values()) / len(distances)}

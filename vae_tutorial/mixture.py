@@ -12,110 +12,82 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from .elbo import check_codes, kl_to_standard_normal
-from .checks import check_count
-from .checks import brief
+from .checks import check_same_shape
+from .elbo import kl_to_standard_normal, reparameterize
 
 # %% auto #0
-__all__ = ['Estimate', 'MixturePosterior', 'population_moments', 'population_kl', 'KLDecomposition', 'kl_decomposition',
-           'small_batch_bias']
+__all__ = ['MixturePosterior', 'population_moments', 'population_kl', 'KLDecomposition', 'kl_decomposition', 'small_batch_bias']
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #c347fd38
-class Estimate(NamedTuple):
+class _GaussianMixture:
+    "1/N sum_i N(z; mean_i, diag exp(logvar_i)), for `mean` and `logvar` of shape (N, latent_dim)."
+
+    def __init__(self, mean: Tensor, logvar: Tensor) -> None:
+        self.mean, self.logvar = mean, logvar
+        self.components = Independent(Normal(mean, torch.exp(0.5 * logvar)), 1)
+        equal = Categorical(logits=mean.new_zeros(len(mean)))
+        self.distribution = MixtureSameFamily(equal, self.components)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        "The logarithm of the density in nats at `z` (..., latent_dim): shape (...)."
+        rows = max(1, 2**24 // self.mean.numel())  # bounds the (rows, N, latent_dim) array below
+        pieces = z.reshape(-1, z.shape[-1]).split(rows)
+        return torch.cat([self.distribution.log_prob(p) for p in pieces]).reshape(z.shape[:-1])
+
+    def sample(self, n: int) -> Tensor:
+        "`n` draws, (n, latent_dim), from torch's global generator."
+        i = torch.randint(len(self.mean), (n,), device=self.mean.device)
+        return reparameterize(self.mean[i], self.logvar[i])
+
+# %% ../nbs/learn/02_mixture_posterior.ipynb #f1279282
+class _Estimate(NamedTuple):
     "A Monte Carlo estimate and its standard error, scalars in nats."
 
     value: Tensor
     stderr: Tensor
 
-# %% ../nbs/learn/02_mixture_posterior.ipynb #f1279282
-class MixturePosterior:
-    """The population's posterior q(z) = 1/N sum_i N(z; mean_i, diag exp(logvar_i)), on `torch.distributions`.
 
-    `mean`, `logvar`: (N, latent_dim). Raises `ValueError` for shapes that differ, and for codes that are no density: not finite, or of standard deviation 0.
-    """
-
-    def __init__(self, mean: Tensor, logvar: Tensor):
-        check_codes(mean, logvar)
-        std = torch.exp(0.5 * logvar)
-        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
-            raise ValueError(
-                "mean must be finite, and exp(logvar / 2) finite and above 0; got NaN, infinity or an underflow"
-            )
-        self.mean, self.logvar = mean, logvar
-        self.components = Independent(Normal(mean, std), 1)
-        self.distribution = MixtureSameFamily(
-            Categorical(logits=mean.new_zeros(len(mean))), self.components
-        )
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        "log q(z) in nats for `z` (..., latent_dim): shape (...). Raises `ValueError` for another last dimension, and for NaN."
-        if (
-            not isinstance(z, Tensor)
-            or not z.is_floating_point()
-            or z.shape[-1:] != self.mean.shape[1:]
-        ):
-            raise ValueError(
-                f"z must be a floating-point tensor (..., {self.mean.shape[1]}), got {tuple(z.shape) if isinstance(z, Tensor) else brief(z)}"
-            )
-        if z.isnan().any():
-            raise ValueError("z must be numbers, got NaN")
-        if not z.numel():
-            return z.new_zeros(z.shape[:-1])
-        rows = max(
-            1, 2**24 // self.mean.numel()
-        )  # bounds the (rows, N, latent_dim) array that the density needs
-        parts = [
-            self.distribution.log_prob(part) for part in z.reshape(-1, z.shape[-1]).split(rows)
-        ]
-        return torch.cat(parts).reshape(z.shape[:-1])
-
-    def sample(self, n: int) -> Tensor:
-        "`n` draws from q: (n, latent_dim), from torch's global generator. Raises `ValueError` for n below 1."
-        check_count("n", n)
-        i = torch.randint(len(self.mean), (n,), device=self.mean.device)
-        return self.mean[i] + torch.exp(0.5 * self.logvar[i]) * torch.randn_like(self.mean[i])
+class MixturePosterior(_GaussianMixture):
+    "The population's posterior q(z) of codes with `mean` and `logvar`, each (N, latent_dim)."
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        "Mean and variance of q, each (latent_dim,), by the laws of total expectation and total variance."
+        "Mean and variance of q, each (latent_dim,), by the laws of total expectation and variance."
         return population_moments(self.mean, self.logvar, "total")
 
-    def kl_to_prior(self, n_samples: int = 10_000) -> Estimate:
-        "KL(q || N(0, I)) = E_q[log q - log p] by Monte Carlo over `n_samples` >= 2 draws of q."
-        check_count("n_samples", n_samples, least=2)
+    def kl_to_prior(self, n_samples: int = 10_000) -> _Estimate:
+        "KL(q || N(0, I)) = E_q[log q - log p]: `value` and `stderr` from `n_samples` draws of q."
         z = self.sample(n_samples)
         prior = Independent(Normal(torch.zeros_like(z[0]), torch.ones_like(z[0])), 1)
         ratio = self.log_prob(z) - prior.log_prob(z)
-        return Estimate(ratio.mean(), ratio.std() / math.sqrt(n_samples))
+        return _Estimate(ratio.mean(), ratio.std() / math.sqrt(n_samples))
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #4f257eda
 def population_moments(
     mean: Tensor, logvar: Tensor, variance: str = "total"
 ) -> tuple[Tensor, Tensor]:
-    """Mean M_j and variance V_j of the population of codes, each (latent_dim,), over the batch (divided by N, not N - 1).
+    """Mean M_j and variance V_j of the population of codes over the batch: each (latent_dim,).
 
-    `mean`, `logvar`: (N, latent_dim). `variance="total"`: V_j = mean_i exp(logvar_ij) + var_i(mean_ij), the mixture's
-    variance. `"between"`: var_i(mean_ij) alone, as in the reference code. Raises `ValueError` for shapes that differ,
-    another `variance`, and N = 1 with `"between"`, whose variance is 0 and whose KL is infinite.
+    `mean`, `logvar`: (N, latent_dim). `variance="total"`: V_j = mean_i exp(logvar_ij) +
+    var_i(mean_ij), the mixture's variance. `"between"`: var_i(mean_ij) alone, as in the reference
+    code. Divided by N, not N - 1; in float32 or better. Raises `ValueError` for shapes that differ
+    and for N = 1 with `"between"`, whose KL is infinite; `KeyError` for another `variance`.
     """
-    check_codes(mean, logvar)
-    if variance not in ("total", "between"):
-        raise ValueError(f'variance must be "total" or "between", got {brief(variance)}')
+    check_same_shape(mean=mean, logvar=logvar)
     if variance == "between" and len(mean) == 1:
-        raise ValueError(
-            'variance="between" needs a batch of at least 2: '
-            "the variance of one mean is 0 and its KL infinite"
-        )
+        why = "the variance of one mean is 0 and its KL infinite"
+        raise ValueError(f'variance="between" needs a batch of at least 2: {why}')
     if mean.dtype in (torch.float16, torch.bfloat16):
         mean, logvar = mean.float(), logvar.float()
-    between = mean.var(0, correction=0)
-    return mean.mean(0), between if variance == "between" else between + logvar.exp().mean(0)
+    within, between = logvar.exp().mean(0), mean.var(0, correction=0)
+    return mean.mean(0), {"total": between + within, "between": between}[variance]
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #a74b3b8e
 def population_kl(mean: Tensor, logvar: Tensor, variance: str = "total") -> Tensor:
-    """KL(N(M, V) || N(0, I)) of the population's moments in nats: 1/2 sum_j (V_j + M_j^2 - 1 - log V_j).
+    """KL(N(M, V) || N(0, I)) of the population's moments: 1/2 sum_j (V_j + M_j^2 - 1 - log V_j).
 
-    `mean`, `logvar`: (N, latent_dim). `variance`: `"total"` or `"between"`, see `population_moments`, whose errors it
-    raises. Returns a scalar >= 0, summed over latent dimensions, in float32 or better. The proposed training's KL term.
+    `mean`, `logvar`: (N, latent_dim). `variance`: `"total"` or `"between"`, see
+    `population_moments`, whose errors it raises. Returns a scalar >= 0 in nats, summed over the
+    latent dimensions, in float32 or better. The proposed training's KL term.
     """
     M, V = population_moments(mean, logvar, variance)
     return 0.5 * (V + M.square() - 1 - V.log()).sum()
@@ -135,22 +107,18 @@ class KLDecomposition(NamedTuple):
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #7db61535
 def kl_decomposition(mean: Tensor, logvar: Tensor, n_samples: int = 1000) -> KLDecomposition:
-    """Split mean_i KL_i = KL(g || p) + KL(q || g) + I(i; z), q the mixture and g the Gaussian of its (total) moments.
+    """Split mean_i KL_i = KL(g || p) + KL(q || g) + I(i; z): q the mixture, g the Gaussian like it.
 
-    `mean`, `logvar`: (N, latent_dim). `average` and `moments` are closed forms; the information I, between 0 and log N,
-    is the Monte Carlo mean of log q_i(z) - log q(z) over `n_samples` >= 2 draws of each component, all of which are held
-    at once: (n_samples, N, latent_dim). The gap is the rest. Raises `ValueError` for shapes that differ or fewer than
-    2 samples.
+    `mean`, `logvar`: (N, latent_dim); g has q's mean and (total) variance. `average` and `moments`
+    are closed forms; the information I, between 0 and log N, is the Monte Carlo mean of
+    log q_i(z) - log q(z) over `n_samples` draws of each component, all of which are held at once,
+    (n_samples, N, latent_dim). The gap is the rest. Raises `ValueError` for shapes that differ.
     """
-    check_count("n_samples", n_samples, least=2)
+    average = kl_to_standard_normal(mean, logvar).mean()
+    moments = population_kl(mean, logvar, "total")
     q = MixturePosterior(mean, logvar)
-    average, moments = (
-        kl_to_standard_normal(mean, logvar).mean(),
-        population_kl(mean, logvar, "total"),
-    )
-    z = mean + torch.exp(0.5 * logvar) * torch.randn(
-        n_samples, *mean.shape, dtype=mean.dtype, device=mean.device
-    )
+    eps = torch.randn(n_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
+    z = mean + torch.exp(0.5 * logvar) * eps
     ratio = q.components.log_prob(z) - q.log_prob(z)  # (n_samples, N)
     information = ratio.mean()
     stderr = (ratio.var(0) / n_samples).sum().sqrt() / len(mean)  # components are strata
@@ -158,12 +126,10 @@ def kl_decomposition(mean: Tensor, logvar: Tensor, n_samples: int = 1000) -> KLD
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #883b48d8
 def small_batch_bias(latent_dim: int, batch_size: int) -> float:
-    """Expected population KL, `"between"`, of i.i.d. N(0, 1) means in nats, where the true value is 0.
+    """Expected population KL, `"between"`, of i.i.d. N(0, 1) means in nats: the true value is 0.
 
-    latent_dim/2 * (log(N/2) - digamma((N-1)/2)), about latent_dim/N, for `batch_size` N >= 2. Raises `ValueError` for a
-    smaller one or a `latent_dim` below 1.
+    latent_dim/2 * (log(N/2) - digamma((N-1)/2)) for `batch_size` N: about latent_dim/N, and
+    infinite at N = 1.
     """
-    check_count("latent_dim", latent_dim)
-    check_count("batch_size", batch_size, least=2)
     half = torch.tensor((batch_size - 1) / 2, dtype=torch.float64)
     return latent_dim / 2 * (math.log(batch_size / 2) - torch.digamma(half).item())

@@ -5,97 +5,63 @@
 # %% ../nbs/learn/05_patchgan.ipynb #c1689b51
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_count, check_number
-from .resnet import Layers, SameConv2d, check_maps, make_norm
-from .checks import brief
+from .checks import check_count, check_images, check_number, check_same_shape
+from .resnet import SameConv2d, make_norm
 
 # %% auto #0
-__all__ = ['check_counts', 'check_logits', 'PatchDiscriminator', 'receptive_field', 'scaled_strides', 'discriminator_loss',
-           'generator_loss']
+__all__ = ['PatchDiscriminator', 'receptive_field', 'scaled_strides', 'discriminator_loss', 'generator_loss']
 
 # %% ../nbs/learn/05_patchgan.ipynb #3b138205
-def check_counts(name: str, values: tuple[int, ...]) -> None:
-    "Raise `ValueError` unless `values` is a tuple or list, not empty, of whole numbers of at least 1."
-    whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v < 2**31
-    if not isinstance(values, (tuple, list)) or not values or not all(map(whole, values)):
-        raise ValueError(
-            f"{name} must be a tuple of whole numbers of at least 1, got {brief(values)}"
-        )
-
-
-def check_logits(**logits: Tensor) -> None:
-    "Raise `ValueError` unless all `logits` (by name) are floating-point tensors of one shape on one device, not empty."
-    for name, t in logits.items():
-        if not isinstance(t, Tensor) or not t.is_floating_point() or not t.numel():
-            got = f"{tuple(t.shape)} of {t.dtype}" if isinstance(t, Tensor) else type(t).__name__
-            raise ValueError(f"{name} must be a floating-point tensor, not empty, got {got}")
-    shapes = [tuple(t.shape) for t in logits.values()]
-    devices = [str(t.device) for t in logits.values()]
-    if len(set(devices)) > 1:
-        raise ValueError(
-            f"{' and '.join(logits)} must be on one device, got {' and '.join(devices)}"
-        )
-    if len(set(shapes)) > 1:
-        raise ValueError(
-            f"{' and '.join(logits)} must have one shape, got {' and '.join(map(str, shapes))}"
-        )
+def _check_critic(
+    in_channels: int, channels: tuple[int, ...], strides: tuple[int, ...], dropout: float
+) -> None:
+    "Raise `ValueError` that names the first argument out of range, and what is allowed."
+    check_count("in_channels", in_channels)
+    if len(channels) != len(strides):
+        got = f"{len(channels)} and {len(strides)}"
+        raise ValueError(f"channels and strides must have one entry a layer, got {got}")
+    for name, values in dict(channels=channels, strides=strides).items():
+        for value in values:
+            check_count(f"each of {name}", value)
+    if not channels or channels[-1] != 1:
+        raise ValueError(f"the last of channels must be 1, the logit, got {channels}")
+    check_number("dropout", dropout, below=1)
 
 # %% ../nbs/learn/05_patchgan.ipynb #40ac7060
 class PatchDiscriminator(nn.Module):
-    """Real or generated, patch by patch: 3x3 convolutions, each with normalization and dropout, LeakyReLU(0.3) after all but the last.
+    """Real or generated, patch by patch: images (N, in_channels, H, W) -> logits (N, 1, H', W').
 
-    `channels` and `strides`: one entry a convolution, the last channel count 1 for a map of logits; `norm`: `"affine"` (as the reference
-    code runs) or `"batch"` (as the text says); `dropout` in [0, 1), after each normalization, the last one's logits included.
-    Forward: (N, in_channels, H, W), images in [-1, 1] -> (N, 1, H', W') logits, H' = H divided by the strides (rounded up at each). At the
-    defaults: 411,075 trainable parameters, a 32 x 32 map for a 256 x 256 image, receptive field 63 x 63. Raises `ValueError` that names the argument.
-    Source: the reference code; PatchGAN from Isola et al., 2017.
+    `channels`, `strides`: one a convolution; `norm`: `"affine"` or `"batch"`; `dropout`: in [0, 1).
+    H' = H divided by the strides, rounded up at each. The defaults are the reference's, 411,075
+    parameters, after Isola et al., 2017. Raises `ValueError` that names the argument.
     """
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        channels: tuple[int, ...] = (128, 128, 128, 64, 64, 1),
-        strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1),
-        norm: str = "affine",
-        dropout: float = 0.0,
-    ):
+    def __init__(self, in_channels: int = 3, channels: tuple[int, ...] = (128, 128, 128, 64, 64, 1),
+                 strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1), norm: str = "affine",
+                 dropout: float = 0.0):  # fmt: skip
         super().__init__()
-        check_count("in_channels", in_channels)
-        check_counts("channels", channels)
-        check_counts("strides", strides)
-        if len(channels) != len(strides):
-            raise ValueError(
-                f"channels and strides must have one entry a layer, got {len(channels)} and {len(strides)}"
-            )
-        if channels[-1] != 1:
-            raise ValueError(f"the last of channels must be 1, the logit, got {channels[-1]}")
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {brief(dropout)}")
-        self.in_channels, layers = in_channels, []
+        _check_critic(in_channels, channels, strides, dropout)
+        self.in_channels = in_channels
+        layers: list[nn.Module] = []
         for before, after, stride in zip((in_channels, *channels), channels, strides):
             layers += [SameConv2d(before, after, 3, stride), make_norm(norm, after)]
-            if dropout:
-                layers += [nn.Dropout(dropout)]
-            layers += [nn.LeakyReLU(0.3, inplace=True)]
-        self.layers = Layers(*layers[:-1])
+            layers += [nn.Dropout(dropout)] if dropout else []
+            layers += [nn.LeakyReLU(0.3)]
+        self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.in_channels, weight=self.layers[0].weight)
+        check_images(x, (self.in_channels, None, None), "x")
         return self.layers(x)
 
 # %% ../nbs/learn/05_patchgan.ipynb #a20fb9cf
 def receptive_field(strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1), kernel_size: int = 3) -> int:
-    """Side in pixels of the image patch that one logit sees: 1 + sum_l (kernel_size - 1) * prod_{k<l} stride_k.
+    """Side in pixels of the image patch that one logit sees, (5.7).
 
-    `strides`: one a convolution, first to last; `kernel_size`: side of all kernels. 63 at the defaults. Raises `ValueError` for a stride
-    or a kernel size below 1.
+    `strides`: one a convolution, first to last; `kernel_size`: of all of them. The defaults: 63.
     """
-    check_counts("strides", strides)
-    check_count("kernel_size", kernel_size)
     field, jump = 1, 1
     for stride in strides:
         field, jump = field + (kernel_size - 1) * jump, jump * stride
@@ -105,41 +71,36 @@ def receptive_field(strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1), kernel_size: 
 def scaled_strides(
     image_size: int, strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1)
 ) -> tuple[int, ...]:
-    """`strides`, meant for 256 x 256, with one stride of 2 fewer for each halving of the image, so that a patch stays a patch.
+    """`strides`, meant for 256 x 256, with one stride of 2 fewer for each halving of the image.
 
-    `image_size`: pixels on a side. 256 and larger: as given; 128: (2, 2, 1, 1, 1, 1), a field of 39; 64: (2, 1, 1, 1, 1, 1), of 23; 32 and
-    smaller: all 1, of 13. Sizes between are treated as the next smaller power of two. Raises `ValueError` for an `image_size` or a stride below 1.
+    `image_size`: pixels on a side. From 256 on: as given; 128: (2, 2, 1, 1, 1, 1), a field of 39;
+    64: (2, 1, 1, 1, 1, 1), of 23; 32 and below: all 1, of 13. Others count as the next smaller.
     """
-    check_count("image_size", image_size)
-    check_counts("strides", strides)
     keep = sum(s > 1 for s in strides)
     while image_size < 256 and keep > 0:
         image_size, keep = image_size * 2, keep - 1
     scaled = []
     for stride in strides:
-        scaled.append(stride if stride == 1 or keep > 0 else 1)
+        scaled.append(stride if keep > 0 else 1)
         keep -= stride > 1
     return tuple(scaled)
 
 # %% ../nbs/learn/05_patchgan.ipynb #7dfb5e33
-def discriminator_loss(logits_real: Tensor, logits_fake: Tensor, weight: float = 100.0) -> Tensor:
-    """L_D = `weight` * [BCE(D(x), 1) + BCE(D(x_hat), 0)], the mean over batch and patches: a scalar.
+def discriminator_loss(real: Tensor, fake: Tensor, weight: float = 1.0) -> Tensor:
+    """L_D = `weight` * [BCE(D(x), 1) + BCE(D(x_hat), 0)], means over batch and patches: a scalar.
 
-    `logits_real` = D(x), `logits_fake` = D(x_hat): any one shape; give D a detached x_hat, or take the gradient in D's parameters alone.
-    Descending it raises D on data and lowers it on reconstructions. Raises `ValueError` for shapes that differ or a negative weight.
-    Source: the reference code, with its weight 100; Goodfellow et al., 2014.
+    `real` = D(x), `fake` = D(x_hat): logits of one shape, else `ValueError`. Give D a detached
+    x_hat, or take the gradient in D's parameters alone. Source: the reference code; Goodfellow et
+    al., 2014.
     """
-    check_number("weight", weight)
-    check_logits(logits_real=logits_real, logits_fake=logits_fake)
-    return weight * (F.softplus(-logits_real).mean() + F.softplus(logits_fake).mean())
+    check_same_shape(real=real, fake=fake)
+    return weight * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
 # %% ../nbs/learn/05_patchgan.ipynb #c1a835f9
-def generator_loss(logits_fake: Tensor, weight: float = 100.0) -> Tensor:
-    """The VAE's adversarial term, `weight` * BCE(D(x_hat), 1), the mean over batch and patches: a scalar.
+def generator_loss(fake: Tensor, weight: float = 1.0) -> Tensor:
+    """The VAE's adversarial term, `weight` * BCE(D(x_hat), 1), mean over batch and patches.
 
-    `logits_fake` = D(x_hat), any shape. The non-saturating loss: descending it in the VAE's weights raises D on its reconstructions.
-    Raises `ValueError` for a negative weight. Source: the reference code, with its weight 100; Goodfellow et al., 2014.
+    `fake` = D(x_hat): logits. The non-saturating loss: descending it in the VAE's weights raises D
+    on its reconstructions. Source: the reference code; Goodfellow et al., 2014.
     """
-    check_number("weight", weight)
-    check_logits(logits_fake=logits_fake)
-    return weight * F.softplus(-logits_fake).mean()
+    return weight * F.softplus(-fake).mean()

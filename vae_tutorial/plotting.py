@@ -5,41 +5,49 @@
 # %% auto #0
 __all__ = ['COLORS', 'use_style']
 
+# %% ../nbs/reference/plotting.ipynb #4a5d12cc
+from typing import Any
+
 # %% ../nbs/reference/plotting.ipynb #8fd32e3d
-COLORS = dict(phi="#D55E00", theta="#0072B2", prior="#009E73", grey="#7f7f7f")
+COLORS = dict(
+    phi="#D55E00",
+    theta="#0072B2",
+    prior="#009E73",
+    critic="#CC79A7",
+    grey="#7f7f7f",
+    sky="#56B4E9",
+    amber="#E69F00",
+    yellow="#F0E442",
+)
 
 # %% ../nbs/reference/plotting.ipynb #db48c2ee
 def use_style() -> None:
     "Transparent figures with mid-grey text and axes, readable on white and on dark pages alike."
     import matplotlib.pyplot as plt
 
-    grey = COLORS["grey"]
-    plt.rcParams.update(
-        {
-            "figure.facecolor": "none",
-            "axes.facecolor": "none",
-            "savefig.facecolor": "none",
-            "savefig.transparent": True,
-            "figure.dpi": 100,
-            "savefig.dpi": 100,
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.frameon": False,
-            "font.size": 10,
-            "image.cmap": "gray",
-            **{
-                k: grey
-                for k in (
-                    "text.color",
-                    "axes.labelcolor",
-                    "axes.edgecolor",
-                    "axes.titlecolor",
-                    "xtick.color",
-                    "ytick.color",
-                    "grid.color",
-                    "legend.labelcolor",
-                )
-            },
-        }
-    )
+    style: dict[Any, Any] = {
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+        "savefig.transparent": True,
+        "figure.dpi": 100,
+        "savefig.dpi": 100,
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "font.size": 10,
+        "image.cmap": "gray",
+    }
+    for name in (
+        "text.",
+        "axes.label",
+        "axes.edge",
+        "axes.title",
+        "xtick.",
+        "ytick.",
+        "grid.",
+        "legend.label",
+    ):
+        style[f"{name}color"] = COLORS["grey"]
+    plt.rcParams.update(style)

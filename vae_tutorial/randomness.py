@@ -5,24 +5,27 @@
 # %% ../nbs/reference/randomness.ipynb #8244f250
 from __future__ import annotations
 
-from itertools import islice
-from typing import Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from .checks import check_count
-from .checks import check_type
-
 # %% auto #0
-__all__ = ['hash_seed', 'batch_order']
+__all__ = ['seed_for', 'batch_order', 'kept_generators']
 
 # %% ../nbs/reference/randomness.ipynb #bff16bb6
-def hash_seed(*parts: int) -> int:
-    "A seed from several whole numbers, in [0, 2**63): close parts give unrelated seeds (the multipliers are those of splitmix64)."
+_PURPOSES: dict[str, tuple[int, ...]] = {"order": (), "step": (1,), "validation": (2,)}
+
+
+def seed_for(seed: int, purpose: str, k: int = 0) -> int:
+    """The seed, in [0, 2**63), from which a run with `seed` draws its `k`-th `purpose`.
+
+    `purpose`: `"order"` of epoch k, flips and noise of `"step"` k, or noise of a `"validation"`. Close seeds,
+    close k, and different purposes give unrelated seeds. The mixing is splitmix64's (Steele et al., 2014).
+    """
     state = 0
-    for part in parts:
-        check_type("each part of a seed", part, int, "a whole number")
+    for part in (seed, k, *_PURPOSES[purpose]):
         state = (state + part + 0x9E3779B97F4A7C15) % 2**64
         state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
@@ -31,24 +34,44 @@ def hash_seed(*parts: int) -> int:
 
 # %% ../nbs/reference/randomness.ipynb #679be6fa
 def batch_order(n: int, batch_size: int, seed: int, step: int) -> Iterator[Tensor]:
-    """Indices of one batch after another, from `step` on without end: a new permutation each epoch, an incomplete last batch left out.
+    """Indices of one batch after another, from `step` on without end: each epoch permutes 0 ... n - 1.
 
-    A function of `seed` and `step` alone, so that a resumed run sees what an unbroken one would. Yields (batch_size,) int64.
-    Raises `ValueError`, when it is called, if `n` data do not fill a batch, and for numbers out of range.
+    A function of its arguments alone, so that a resumed run sees what an unbroken one would. An incomplete
+    last batch is left out. Yields (batch_size,) int64. Raises `ValueError`, when it is called, if `n` images
+    do not fill a batch.
     """
-    for name, value, least in (("n", n, 0), ("batch_size", batch_size, 1), ("step", step, 0)):
-        check_count(name, value, least)
-    check_count("seed", seed, 0, 2**63 - 1)
     if n < batch_size:
-        raise ValueError(f"the training data must fill a batch: {n} images, batch_size {batch_size}")
+        raise ValueError(f"the images must fill a batch: {n} images, batch_size {batch_size}")
     return _batches(n, batch_size, seed, step)
 
 
-def _batches(n, batch_size, seed, step):
+def _batches(n: int, batch_size: int, seed: int, step: int) -> Iterator[Tensor]:
     per_epoch = n // batch_size
+    epoch, first = divmod(step, per_epoch)
     while True:
-        epoch, first = divmod(step, per_epoch)
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(hash_seed(seed, epoch)))
-        for k in range(first, per_epoch):
-            yield order[k * batch_size : (k + 1) * batch_size]
-            step += 1
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_for(seed, "order", epoch)))
+        yield from order[: per_epoch * batch_size].view(per_epoch, batch_size)[first:]
+        epoch, first = epoch + 1, 0
+
+# %% ../nbs/reference/randomness.ipynb #4e4ab2bb
+@contextmanager
+def kept_generators(device: torch.device) -> Iterator[None]:
+    """Inside, draw and seed at will: torch's generators are afterwards as they were, CPU, CUDA and MPS.
+
+    `torch.manual_seed` seeds *every* device. So all of CUDA's generators are kept where `device` is one of
+    CUDA's or CUDA is in use already, and that of MPS where this machine has it.
+    """
+    in_use = device.type == "cuda" or torch.cuda.is_initialized()
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if in_use else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        else:  # CUDA's first use will take the last seed that was given; that should be the caller's
+            torch.cuda.manual_seed_all(torch.initial_seed())
+        if mps is not None:
+            torch.mps.set_rng_state(mps)

@@ -11,527 +11,349 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_count
+from .checks import check_choice, check_count, check_images
 from .elbo import reparameterize
-from .checks import brief, check_type
 
 # %% auto #0
-__all__ = ['NORM_EPS', 'glorot_', 'check_floats', 'check_maps', 'SameConv2d', 'SameConvTranspose2d', 'ChannelAffine', 'make_norm',
-           'Layers', 'norm_relu', 'three_convolutions', 'IdentityBlock', 'DownBlock', 'UpBlock', 'check_architecture',
-           'ResidualEncoder', 'without_autocast', 'GaussianSampler', 'ResidualDecoder', 'ResidualVAE',
-           'count_parameters', 'scaled_init_']
+__all__ = ['glorot_', 'SameConv2d', 'SameConvTranspose2d', 'ChannelAffine', 'make_norm', 'IdentityBlock', 'DownBlock', 'UpBlock',
+           'ResidualEncoder', 'GaussianSampler', 'ResidualDecoder', 'ResidualVAE', 'scaled_init_']
 
 # %% ../nbs/learn/04_resnet.ipynb #97609f58
-def glorot_(layer: nn.Module) -> None:
-    "Glorot-uniform weights and zero bias, in place: the reference's initialization (Glorot and Bengio, 2010). `ValueError` without them."
-    if not all(isinstance(getattr(layer, name, None), Tensor) for name in ("weight", "bias")):
-        raise ValueError(f"layer must have a weight and a bias, got {brief(layer)}")
+def glorot_(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
+    "Glorot-uniform weights and zero bias, in place, as in the reference (Glorot and Bengio, 2010)."
     nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-
-# %% ../nbs/learn/04_resnet.ipynb #c754b87c
-def check_floats(name: str, t: Tensor, weight: Tensor | None = None) -> None:
-    "Raise `ValueError` unless `t` is a floating-point tensor, on the device of `weight` if that is given."
-    if not isinstance(t, Tensor) or not t.is_floating_point():
-        raise ValueError(
-            f"{name} must be a floating-point tensor, got {getattr(t, 'dtype', type(t).__name__)}"
-        )
-    if weight is not None and t.device != weight.device:
-        raise ValueError(f"{name} must be on {weight.device}, as the weights are, got {t.device}")
-
-
-def check_maps(
-    x: Tensor, channels: int, size: int | None = None, weight: Tensor | None = None
-) -> None:
-    """Raise `ValueError` unless `x` is a floating-point tensor (N, channels, H, W), no size 0, with H = W = `size` if one is given.
-
-    `weight`: a parameter whose device `x` must be on, and whose dtype it must have unless autocast is on.
-    """
-    check_floats("x", x, weight)
-    if (
-        x.ndim != 4
-        or x.shape[1] != channels
-        or (size is not None and tuple(x.shape[2:]) != (size, size))
-        or 0 in x.shape
-    ):
-        sides = "H, W" if size is None else f"{size}, {size}"
-        raise ValueError(
-            f"x must have shape (N, {channels}, {sides}), got {tuple(x.shape)}"
-            + (": no size may be 0" if 0 in x.shape else "")
-        )
-    if (
-        weight is not None
-        and x.dtype != weight.dtype
-        and not torch.is_autocast_enabled(x.device.type)
-    ):
-        raise ValueError(f"x must be {weight.dtype}, as the weights are, got {x.dtype}")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 # %% ../nbs/learn/04_resnet.ipynb #8c5cad86
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding: output ceil(H / stride), the odd pixel of padding at the bottom and the right.
+    """A convolution with TensorFlow's "same" padding, (4.4).
 
-    `in_channels`, `out_channels`, odd `kernel_size`, `stride`. Glorot-uniform kernel, zero bias. (N, in, H, W) -> (N, out, ceil(H/stride),
-    ceil(W/stride)). `scale`, `shift`, (out,) each: of the channels of what comes out. `step`: instead of `stride`, with the padding of `stride`; a `stride` of 1 and a
-    `step` of s give every s-th row and column of the whole output. Raises `ValueError` for a size below 1, an even kernel or another shape of input.
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)). `kernel_size`:
+    odd. Glorot-uniform kernel, zero bias.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1):
-        sizes = dict(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-        )
-        for name, value in sizes.items():
-            check_count(name, value)
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
         super().__init__(in_channels, out_channels, kernel_size, stride)
         glorot_(self)
 
-    def forward(
-        self,
-        x: Tensor,
-        scale: Tensor | None = None,
-        shift: Tensor | None = None,
-        step: int | None = None,
-    ) -> Tensor:
-        check_maps(x, self.in_channels, weight=self.weight)
-        weight, bias, k, s = self.weight, self.bias, self.kernel_size[0], self.stride[0]
-        if scale is not None:
-            weight, bias = (
-                weight * scale[:, None, None, None],
-                bias * scale + shift,
-            )  # an affine that follows
-        total = [max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[-2:]]
-        if all(t % 2 == 0 for t in total):
-            return F.conv2d(x, weight, bias, step or s, [t // 2 for t in total])
-        (h, w) = total
-        return F.conv2d(F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2)), weight, bias, step or s)
+    def forward(self, x: Tensor) -> Tensor:
+        k, s = self.kernel_size[0], self.stride[0]
+        h, w = (max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[-2:])
+        return super().forward(F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2)))
 
 # %% ../nbs/learn/04_resnet.ipynb #998de922
 class SameConvTranspose2d(nn.ConvTranspose2d):
-    """A 3x3 transposed convolution of stride 2 as TensorFlow's "same": without padding, cropped by one at the bottom and the right.
+    """A 3x3 transposed convolution of stride 2 as TensorFlow's "same": cropped at bottom and right.
 
-    (N, in, H, W) -> (N, out, 2H, 2W). Glorot-uniform kernel, zero bias. Without bias it is the adjoint of `SameConv2d(out, in, 3, 2)`
-    with the same kernel. Raises `ValueError` for a channel count below 1 or another shape of input.
+    (N, in_channels, H, W) -> (N, out_channels, 2H, 2W). Without bias it is the adjoint, (4.5), of
+    `SameConv2d(out_channels, in_channels, 3, 2)` with the same kernel. Glorot-uniform, zero bias.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
-        for name, value in dict(in_channels=in_channels, out_channels=out_channels).items():
-            check_count(name, value)
         super().__init__(in_channels, out_channels, 3, stride=2)
         glorot_(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.in_channels, weight=self.weight)
-        full = F.conv_transpose2d(
-            x, self.weight, None, self.stride
-        )  # a bias inside makes it many times slower on a CPU
-        return F.pad(full, (0, -1, 0, -1)).add_(self.bias.to(full.dtype)[:, None, None])
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)[..., :-1, :-1]
 
 # %% ../nbs/learn/04_resnet.ipynb #99c712dd
-NORM_EPS = 1e-3  # Keras's default, in the reference code
-
-
 class ChannelAffine(nn.Module):
-    """y = gamma * x / sqrt(1 + eps) + beta, channel by channel: what the reference's BatchNorm computes when it runs.
+    """(4.6): y = gamma * x / sqrt(1 + eps) + beta, the reference's BatchNorm as it runs.
 
-    `channels` >= 1. Input and output: (N, channels, H, W). Trainable: gamma (ones) and beta (zeros), (channels,) each. The same in
-    training and evaluation, and for every batch. Raises `ValueError` for a channel count below 1 or another shape of input.
+    (N, channels, H, W) -> the same shape. Trainable: gamma (ones) and beta (zeros), one a channel.
+    The same in training and evaluation, and for every batch.
     """
+
+    eps = 1e-3  # Keras's default, in the reference code
 
     def __init__(self, channels: int):
         super().__init__()
-        check_count("channels", channels)
-        self.weight, self.bias = (
-            nn.Parameter(torch.ones(channels)),
-            nn.Parameter(torch.zeros(channels)),
-        )
-        self.register_buffer("zeros", torch.zeros(channels), persistent=False)
-        self.register_buffer("ones", torch.ones(channels), persistent=False)
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, len(self.weight), weight=self.weight)
-        return F.batch_norm(x, self.zeros, self.ones, self.weight, self.bias, False, 0.0, NORM_EPS)
+        mean, variance = torch.zeros_like(self.weight), torch.ones_like(self.weight)
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
 
 # %% ../nbs/learn/04_resnet.ipynb #34276e3a
 def make_norm(norm: str, channels: int) -> nn.Module:
-    """The normalization for `channels` channels: `"affine"` (`ChannelAffine`, as the reference runs) or `"batch"` (`nn.BatchNorm2d`).
+    """A normalization: `"affine"`, as the reference runs, or `"batch"`, as the paper's text says.
 
-    Raises `ValueError` for another name or a channel count below 1.
+    Raises `ValueError` for another name.
     """
-    check_count("channels", channels)
     if norm == "affine":
         return ChannelAffine(channels)
     if norm == "batch":
-        return nn.BatchNorm2d(channels, eps=NORM_EPS, momentum=0.01)
-    raise ValueError(f'norm must be "affine" or "batch", got {brief(norm)}')
-
-# %% ../nbs/learn/04_resnet.ipynb #b3831fce
-class Layers(nn.Sequential):
-    """`nn.Sequential` without two wastes: a `ChannelAffine` behind a `SameConv2d` is computed inside that convolution, (4.7), and what a 1x1
-    `SameConv2d` with a stride will not read is not computed.
-
-    Same parameters, same names, same function, same errors as `nn.Sequential` of the same layers.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        layers, inside = [*self], None
-        steps = [None] * len(layers)  # of convolutions: other than their stride
-        for i, layer in enumerate(layers):
-            if (
-                not isinstance(layer, SameConv2d)
-                or layer.kernel_size != (1, 1)
-                or layer.stride == (1, 1)
-            ):
-                continue
-            k, s = i - 1, layer.stride[0]
-            while k >= 0 and isinstance(layers[k], (ChannelAffine, nn.ReLU, nn.LeakyReLU)):
-                k -= 1
-            if k < 0:
-                x, steps[i] = (
-                    F.avg_pool2d(x, 1, s),
-                    1,
-                )  # the "average" of 1 x 1 pixels: every s-th row and column
-            elif isinstance(layers[k], SameConv2d) and layers[k].stride == (1, 1):
-                steps[k], steps[i] = s, 1
-        for layer, step, after in zip(layers, steps, layers[1:] + [None]):
-            if layer is inside:
-                continue
-            if not isinstance(layer, SameConv2d):
-                x = layer(x)
-            elif isinstance(after, ChannelAffine) and len(after.weight) == layer.out_channels:
-                x, inside = layer(x, after.weight / (1 + NORM_EPS) ** 0.5, after.bias, step), after
-            else:
-                x = layer(x, step=step)
-        return x
+        return nn.BatchNorm2d(channels, eps=ChannelAffine.eps, momentum=0.01)
+    raise ValueError(f'norm must be "affine" or "batch", got {norm!r}')
 
 # %% ../nbs/learn/04_resnet.ipynb #004c6583
-def norm_relu(norm: str, channels: int, layer: nn.Module) -> list[nn.Module]:
-    "Pre-activation: normalize, rectify in place (a normalization does not need its own output again), then `layer`."
-    return [make_norm(norm, channels), nn.ReLU(inplace=True), layer]
+def _norm_relu(norm: str, conv: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+    "The unit (4.8): normalize, rectify, then `conv`."
+    return [make_norm(norm, conv.in_channels), nn.ReLU(), conv]
 
 # %% ../nbs/learn/04_resnet.ipynb #69104257
-def three_convolutions(channels: int, stride: int, norm: str) -> Layers:
-    "The residual branch: BN-ReLU-conv3x3, BN-ReLU-conv3x3, BN-ReLU-conv1x1, the stride on the last."
-    return Layers(
-        *norm_relu(norm, channels, SameConv2d(channels, channels)),
-        *norm_relu(norm, channels, SameConv2d(channels, channels)),
-        *norm_relu(norm, channels, SameConv2d(channels, channels, 1, stride)),
+def _three_convolutions(channels: int, stride: int, norm: str) -> nn.Sequential:
+    "The residual branch: three units (4.8), the stride on the last."
+    return nn.Sequential(
+        *_norm_relu(norm, SameConv2d(channels, channels)),
+        *_norm_relu(norm, SameConv2d(channels, channels)),
+        *_norm_relu(norm, SameConv2d(channels, channels, kernel_size=1, stride=stride)),
     )
 
 # %% ../nbs/learn/04_resnet.ipynb #c5359b4a
 class IdentityBlock(nn.Module):
     """x + branch(x), at one resolution: (N, channels, H, W) -> the same shape.
 
-    `channels` >= 1; `norm`: `"affine"` or `"batch"`. Raises `ValueError` for another argument or another shape of input.
-    Source: He et al., 2016b, with the reference code's three convolutions.
+    `norm`: `"affine"` or `"batch"`. Source: He et al., 2016b, with the reference's convolutions.
     """
 
     def __init__(self, channels: int, norm: str = "affine"):
         super().__init__()
-        check_count("channels", channels)
-        self.channels, self.branch = channels, three_convolutions(channels, 1, norm)
+        self.branch = _three_convolutions(channels, 1, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.channels, weight=self.branch[0].weight)
-        return self.branch(x).add_(x)
+        return self.branch(x) + x
 
 # %% ../nbs/learn/04_resnet.ipynb #91b39ba2
 class DownBlock(nn.Module):
-    """Halves the resolution: branch with stride 2 + [BN-ReLU-conv1x1 stride 2](x).
+    """Halves the resolution: branch with stride 2 + [norm-ReLU-conv1x1 stride 2](x).
 
-    (N, channels, H, W) -> (N, channels, H/2, W/2), odd sizes rounded up. `channels` >= 1; `norm`: `"affine"` or `"batch"`. Raises `ValueError`
-    for another argument or another shape of input. Source: the reference code.
+    (N, channels, H, W) -> (N, channels, H/2, W/2), odd sizes rounded up. `norm`: `"affine"` or
+    `"batch"`. Source: the reference code.
     """
 
     def __init__(self, channels: int, norm: str = "affine"):
         super().__init__()
-        check_count("channels", channels)
-        self.channels, self.branch = channels, three_convolutions(channels, 2, norm)
-        self.skip = Layers(*norm_relu(norm, channels, SameConv2d(channels, channels, 1, 2)))
+        self.branch = _three_convolutions(channels, 2, norm)
+        self.skip = nn.Sequential(*_norm_relu(norm, SameConv2d(channels, channels, 1, stride=2)))
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.channels, weight=self.branch[0].weight)
-        return self.branch(x).add_(self.skip(x))
+        return self.branch(x) + self.skip(x)
 
 # %% ../nbs/learn/04_resnet.ipynb #4b0bec75
 class UpBlock(nn.Module):
-    """Doubles the resolution: [BN-ReLU-conv1x1, BN-ReLU-transposed conv](x) + [BN-ReLU-transposed conv](x).
+    """Doubles the resolution: branch(x) + [norm-ReLU-transposed conv](x).
 
-    (N, in_channels, H, W) -> (N, out_channels, 2H, 2W). `norm`: `"affine"` or `"batch"`. Raises `ValueError` for another argument or
-    another shape of input. Source: the reference code.
+    The branch: norm-ReLU-conv1x1, norm-ReLU-transposed conv. (N, in_channels, H, W) -> (N,
+    out_channels, 2H, 2W). `norm`: `"affine"` or `"batch"`. Source: the reference code.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: str = "affine"):
         super().__init__()
-        self.in_channels = in_channels
-        self.branch = Layers(
-            *norm_relu(norm, in_channels, SameConv2d(in_channels, out_channels, 1)),
-            *norm_relu(norm, out_channels, SameConvTranspose2d(out_channels, out_channels)),
+        self.branch = nn.Sequential(
+            *_norm_relu(norm, SameConv2d(in_channels, out_channels, kernel_size=1)),
+            *_norm_relu(norm, SameConvTranspose2d(out_channels, out_channels)),
         )
-        self.skip = Layers(
-            *norm_relu(norm, in_channels, SameConvTranspose2d(in_channels, out_channels))
-        )
+        self.skip = nn.Sequential(*_norm_relu(norm, SameConvTranspose2d(in_channels, out_channels)))
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.in_channels, weight=self.branch[0].weight)
-        return self.branch(x).add_(self.skip(x))
+        return self.branch(x) + self.skip(x)
 
 # %% ../nbs/learn/04_resnet.ipynb #0e225105
-def check_architecture(
-    image_size: int,
-    in_channels: int,
-    width: int,
-    latent_dim: int,
-    blocks: int,
-    encoder_identity: int = 2,
-    decoder_identity: int = 1,
-) -> None:
-    "Raise `ValueError` that names the first size out of range, and what is allowed."
-    sizes = dict(
-        image_size=image_size,
-        in_channels=in_channels,
-        width=width,
-        latent_dim=latent_dim,
-        blocks=blocks,
-    )
-    for name, value in sizes.items():
-        check_count(name, value)
-    for name, value in dict(
-        encoder_identity=encoder_identity, decoder_identity=decoder_identity
-    ).items():
-        check_count(name, value, least=0)
-    if blocks > 30:
-        raise ValueError(f"blocks must be at most 30, got {blocks}")
+def _check_architecture(image_size: int, in_channels: int, width: int, latent_dim: int, blocks: int,
+                        encoder_identity: int, decoder_identity: int,
+                        input_norm: str, init: str) -> None:  # fmt: skip
+    "Raise `ValueError` that names the first argument out of range, and what is allowed."
+    sizes = dict(image_size=image_size, in_channels=in_channels, width=width, latent_dim=latent_dim)
+    for name, size in sizes.items():
+        check_count(name, size)
+    check_count("blocks", blocks, most=30)
+    check_count("encoder_identity", encoder_identity, least=0)
+    check_count("decoder_identity", decoder_identity, least=0)
     if image_size % 2**blocks:
         raise ValueError(
             f"image_size must be divisible by 2**blocks = {2**blocks}, got {image_size}"
         )
     if latent_dim % 8:
-        raise ValueError(
-            f"latent_dim must be divisible by 8 (the encoder ends in latent_dim / 8 channels), got {latent_dim}"
-        )
+        raise ValueError(f"latent_dim must be divisible by 8, got {latent_dim}")
+    check_choice("input_norm", input_norm, ("layer", "none"))
+    check_choice("init", init, ("glorot", "scaled"))
 
 # %% ../nbs/learn/04_resnet.ipynb #61cf6a09
 class ResidualEncoder(nn.Module):
-    """Image to feature map: [LayerNorm,] conv3x3, `blocks` x (`identity` identity blocks + 1 down block), conv1x1 to `latent_dim // 8` channels.
+    """Image to feature map: [LayerNorm,] conv3x3, `blocks` stages, conv1x1.
 
-    (N, in_channels, image_size, image_size) -> (N, latent_dim // 8, s, s), s = image_size / 2**blocks. `input_norm="layer"` subtracts
-    each channel's mean over the image and divides by its standard deviation, then scales and shifts each pixel; `"none"` leaves the
-    image as it is. Source: the paper's Figure 3 and the reference code. Raises `ValueError` for a size out of range, another `norm` or
-    `input_norm`, or another shape of input.
+    A stage: `identity` identity blocks, one down block. (N, in_channels, image_size, image_size) ->
+    (N, latent_dim // 8, s, s), s = image_size / 2**blocks. `input_norm`: `"layer"` or `"none"`.
     """
 
-    def __init__(
-        self,
-        image_size: int = 256,
-        in_channels: int = 3,
-        width: int = 128,
-        latent_dim: int = 512,
-        blocks: int = 6,
-        identity: int = 2,
-        norm: str = "affine",
-        input_norm: str = "layer",
-    ):
+    def __init__(self, image_size: int = 256, in_channels: int = 3, width: int = 128,
+                 latent_dim: int = 512, blocks: int = 6, identity: int = 2, norm: str = "affine",
+                 input_norm: str = "layer"):  # fmt: skip
         super().__init__()
-        check_count("identity", identity, least=0)
-        check_architecture(image_size, in_channels, width, latent_dim, blocks)
-        if input_norm not in ("layer", "none"):
-            raise ValueError(f'input_norm must be "layer" or "none", got {brief(input_norm)}')
-        self.image_size, self.in_channels = image_size, in_channels
-        self.input_norm = (
-            nn.LayerNorm((image_size, image_size), eps=NORM_EPS)
-            if input_norm == "layer"
-            else nn.Identity()
-        )
+        self.input_norm: nn.Module = nn.Identity()
+        if input_norm == "layer":
+            self.input_norm = nn.LayerNorm((image_size, image_size), eps=ChannelAffine.eps)
         self.stem = SameConv2d(in_channels, width)
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(
-                    *(IdentityBlock(width, norm) for _ in range(identity)), DownBlock(width, norm)
-                )
-                for _ in range(blocks)
-            )
-        )
-        self.head = SameConv2d(width, latent_dim // 8, 1)
+        self.stages = nn.Sequential()
+        for _ in range(blocks):
+            identities = [IdentityBlock(width, norm) for _ in range(identity)]
+            self.stages.append(nn.Sequential(*identities, DownBlock(width, norm)))
+        self.head = SameConv2d(width, latent_dim // 8, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_maps(x, self.in_channels, self.image_size, self.stem.weight)
         return self.head(self.stages(self.stem(self.input_norm(x))))
 
 # %% ../nbs/learn/04_resnet.ipynb #7e6b4dd8
-def without_autocast(device_type: str) -> AbstractContextManager:
-    "A context in which autocast is off; one that does nothing where `device_type` has no autocast. `ValueError` for what is no type of device."
-    try:
-        available = torch.amp.is_autocast_available(device_type)
-    except (RuntimeError, TypeError):
-        raise ValueError(
-            f'device_type must be a type of device, such as "cpu" or "cuda", got {brief(device_type)}'
-        ) from None
-    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+class _ExactLinear(nn.Linear):
+    "A linear layer in its weights' own precision, float32 or better, under autocast too."
+
+    def forward(self, x: Tensor) -> Tensor:
+        with _without_autocast(x.device.type):
+            return super().forward(x.to(self.weight.dtype))
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager:
+    "A context in which autocast is off; one that does nothing where `device_type` has no autocast."
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 # %% ../nbs/learn/04_resnet.ipynb #d769fd02
 class GaussianSampler(nn.Module):
-    """Feature map to Gaussian: flatten, then two linear heads.
+    """Feature map to Gaussian: flatten, then two linear heads, (4.17).
 
-    (N, ...) with `features` values a datum -> mean, logvar, each (N, latent_dim), in the heads' own precision (float32), under autocast
-    too. Raises `ValueError` for a size below 1 or another number of features.
+    (N, ...), `features` values a datum -> mean, logvar: (N, latent_dim) each, float32 or better.
     """
 
     def __init__(self, features: int, latent_dim: int):
         super().__init__()
-        for name, value in dict(features=features, latent_dim=latent_dim).items():
-            check_count(name, value)
-        self.mean, self.logvar = nn.Linear(features, latent_dim), nn.Linear(features, latent_dim)
-        for head in (self.mean, self.logvar):
-            glorot_(head)
+        self.mean = _ExactLinear(features, latent_dim)
+        self.logvar = _ExactLinear(features, latent_dim)
+        glorot_(self.mean)
+        glorot_(self.logvar)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        check_floats("h", h, self.mean.weight)
-        features = self.mean.in_features
-        if h.ndim < 2 or h.shape[1:].numel() != features:
-            raise ValueError(f"h must have {features} values a datum, got shape {tuple(h.shape)}")
-        with without_autocast(h.device.type):  # codes in float32 or better, even under autocast
-            h = h.flatten(1).to(self.mean.weight.dtype)
-            return self.mean(h), self.logvar(h)
+        h = h.flatten(1)
+        return self.mean(h), self.logvar(h)
 
 # %% ../nbs/learn/04_resnet.ipynb #83a2b2ef
 class ResidualDecoder(nn.Module):
-    """Code to image: linear, conv3x3 to `width` channels, `blocks` x (`identity` identity blocks + 1 up block), conv1x1.
+    """Code to image: linear, conv3x3, `blocks` stages, conv1x1; no output non-linearity.
 
-    (N, latent_dim) -> (N, out_channels, image_size, image_size), without an output non-linearity; the last up block goes to `out_channels`.
-    Source: the paper's Figure 3 and the reference code (whose decoder has one identity block a stage; the figure's caption says two).
-    Raises `ValueError` for a size out of range, another `norm` or another shape of code.
+    A stage: `identity` identity blocks (one in the reference code, two in Figure 3's caption), one
+    up block. (N, latent_dim) -> (N, out_channels, image_size, image_size).
     """
 
-    def __init__(
-        self,
-        image_size: int = 256,
-        out_channels: int = 3,
-        width: int = 128,
-        latent_dim: int = 512,
-        blocks: int = 6,
-        identity: int = 1,
-        norm: str = "affine",
-    ):
+    def __init__(self, image_size: int = 256, out_channels: int = 3, width: int = 128,
+                 latent_dim: int = 512, blocks: int = 6, identity: int = 1,
+                 norm: str = "affine"):  # fmt: skip
         super().__init__()
-        check_count("out_channels", out_channels)
-        check_count("identity", identity, least=0)
-        check_architecture(image_size, out_channels, width, latent_dim, blocks)
-        self.latent_dim = latent_dim
         self.seed_shape = (latent_dim // 8, image_size // 2**blocks, image_size // 2**blocks)
-        self.seed = nn.Linear(latent_dim, self.seed_shape[0] * self.seed_shape[1] ** 2)
+        self.seed = _ExactLinear(latent_dim, latent_dim // 8 * (image_size // 2**blocks) ** 2)
         glorot_(self.seed)
-        self.stem = SameConv2d(self.seed_shape[0], width)
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(
-                    *(IdentityBlock(width, norm) for _ in range(identity)),
-                    UpBlock(width, width if b < blocks - 1 else out_channels, norm),
-                )
-                for b in range(blocks)
-            )
-        )
-        self.head = SameConv2d(out_channels, out_channels, 1)
+        self.stem = SameConv2d(latent_dim // 8, width)
+        self.stages = nn.Sequential()
+        for channels in [width] * (blocks - 1) + [out_channels]:
+            identities = [IdentityBlock(width, norm) for _ in range(identity)]
+            self.stages.append(nn.Sequential(*identities, UpBlock(width, channels, norm)))
+        self.head = SameConv2d(out_channels, out_channels, kernel_size=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        check_floats("z", z, self.seed.weight)
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"z must have shape (N, {self.latent_dim}), got {tuple(z.shape)}")
-        with without_autocast(z.device.type):
-            h = self.seed(z.to(self.seed.weight.dtype))
-        return self.head(self.stages(self.stem(h.unflatten(1, self.seed_shape))))
+        return self.head(self.stages(self.stem(self.seed(z).unflatten(1, self.seed_shape))))
 
-# %% ../nbs/learn/04_resnet.ipynb #b08f68b5
-class ResidualVAE(nn.Module):
-    """The paper's VAE: `ResidualEncoder`, `GaussianSampler`, `ResidualDecoder`, of one width.
+# %% ../nbs/learn/04_resnet.ipynb #0315325a
+def _check_codes(z: Tensor, latent_dim: int) -> None:
+    "Raise `ValueError` unless `z` is a floating-point tensor (N, `latent_dim`)."
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        got = getattr(z, "dtype", type(z).__name__)
+        raise ValueError(f"z must be a floating-point tensor (N, {latent_dim}), got {got}")
+    if z.ndim != 2 or z.shape[1] != latent_dim:
+        raise ValueError(f"z must have shape (N, {latent_dim}), got {tuple(z.shape)}")
 
-    `image_size`: pixels on a side, divisible by 2**`blocks`; `in_channels`: 1 or more; `width`: channels inside; `latent_dim`: divisible
-    by 8; `encoder_identity`, `decoder_identity`: identity blocks a stage; `norm`: `"affine"` or `"batch"`; `input_norm`: `"layer"` or
-    `"none"`; `init`: `"glorot"` (the reference's) or `"scaled"` (`scaled_init_`, ours, for short runs). The defaults are the
-    reference's: 10,957,740 trainable parameters. Raises `ValueError` that names the argument. Source: the paper's Figure 3.
-    """
+# %% ../nbs/learn/04_resnet.ipynb #653c4f03
+class _GaussianVAE(nn.Module):
+    "Encoder, Gaussian sampler and decoder of images (N, in_channels, image_size, image_size)."
 
-    def __init__(
-        self,
-        image_size: int = 256,
-        in_channels: int = 3,
-        width: int = 128,
-        latent_dim: int = 512,
-        blocks: int = 6,
-        encoder_identity: int = 2,
-        decoder_identity: int = 1,
-        norm: str = "affine",
-        input_norm: str = "layer",
-        init: str = "glorot",
-    ):
-        super().__init__()
-        if init not in ("glorot", "scaled"):
-            raise ValueError(f'init must be "glorot" or "scaled", got {brief(init)}')
-        check_architecture(
-            image_size, in_channels, width, latent_dim, blocks, encoder_identity, decoder_identity
-        )
-        self.image_size, self.in_channels, self.latent_dim = image_size, in_channels, latent_dim
-        self.encoder = ResidualEncoder(
-            image_size, in_channels, width, latent_dim, blocks, encoder_identity, norm, input_norm
-        )
-        self.sampler = GaussianSampler(latent_dim // 8 * (image_size // 2**blocks) ** 2, latent_dim)
-        self.decoder = ResidualDecoder(
-            image_size, in_channels, width, latent_dim, blocks, decoder_identity, norm
-        )
-        if init == "scaled":
-            scaled_init_(self)
+    image_size: int
+    in_channels: int
+    latent_dim: int
+    encoder: ResidualEncoder
+    sampler: GaussianSampler
+    decoder: ResidualDecoder
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior of `x` (N, in_channels, image_size, image_size) in [-1, 1]: mean and logvar, each (N, latent_dim).
-
-        Raises `ValueError` for another shape, or images that are not floating-point.
-        """
+        "Posterior of images `x` in [-1, 1]: mean, logvar, each (N, latent_dim); or `ValueError`."
+        check_images(x, (self.in_channels, self.image_size, self.image_size), "x")
         return self.sampler(self.encoder(x))
 
     def decode(self, z: Tensor) -> Tensor:
-        "Images of codes `z` (N, latent_dim): (N, in_channels, image_size, image_size), around [-1, 1]. `ValueError` for another shape."
+        "Images, around [-1, 1], of codes `z` (N, latent_dim); or `ValueError`."
+        _check_codes(z, self.latent_dim)
         return self.decoder(z)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        "Encode `x`, draw z ~ q(z|x), decode: returns x_hat (the shape of `x`), mean and logvar (N, latent_dim)."
+        "Encode `x`, draw z ~ q(z|x), decode: x_hat (shape of `x`), mean, logvar (N, latent_dim)."
         mean, logvar = self.encode(x)
         return self.decode(reparameterize(mean, logvar)), mean, logvar
 
-# %% ../nbs/learn/04_resnet.ipynb #fb8124bb
-def count_parameters(module: nn.Module) -> int:
-    "Number of trainable values in `module`. `ValueError` for anything but a module."
-    check_type("module", module, nn.Module, "a torch.nn.Module")
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+# %% ../nbs/learn/04_resnet.ipynb #b08f68b5
+class ResidualVAE(_GaussianVAE):
+    """The paper's VAE, Figure 3: `ResidualEncoder`, `GaussianSampler`, `ResidualDecoder`.
+
+    2**`blocks` must divide `image_size`, 8 `latent_dim`. `norm`: `"affine"` or `"batch"`;
+    `input_norm`: `"layer"` or `"none"`; `init`: `"glorot"`, the reference's, or `"scaled"`,
+    `scaled_init_`. The defaults are the reference's, 10,957,740 parameters. Raises `ValueError`.
+    """
+
+    def __init__(self, image_size: int = 256, in_channels: int = 3, width: int = 128,
+                 latent_dim: int = 512, blocks: int = 6, encoder_identity: int = 2,
+                 decoder_identity: int = 1, norm: str = "affine", input_norm: str = "layer",
+                 init: str = "glorot"):  # fmt: skip
+        super().__init__()
+        sizes = (image_size, in_channels, width, latent_dim, blocks)
+        _check_architecture(*sizes, encoder_identity, decoder_identity, input_norm, init)
+        self.image_size, self.in_channels, self.latent_dim = image_size, in_channels, latent_dim
+        self.encoder = ResidualEncoder(*sizes, encoder_identity, norm, input_norm)
+        self.sampler = GaussianSampler(latent_dim // 8 * (image_size // 2**blocks) ** 2, latent_dim)
+        self.decoder = ResidualDecoder(*sizes, decoder_identity, norm)
+        if init == "scaled":
+            scaled_init_(self)
+
+# %% ../nbs/learn/04_resnet.ipynb #742c839a
+@torch.no_grad()
+def _bilinear_(layer: SameConvTranspose2d) -> None:
+    "A random mix of channels, variance 2 / in_channels, that interpolates in space, (4.23)."
+    profile = torch.tensor([0.5, 1, 0.5])
+    mix = torch.randn(layer.in_channels, layer.out_channels, 1, 1) * (2 / layer.in_channels) ** 0.5
+    layer.weight.copy_(mix * profile[:, None] * profile)
+
+# %% ../nbs/learn/04_resnet.ipynb #c428782d
+def _reset_(model: ResidualVAE) -> None:
+    "What `scaled_init_` does not draw, as in a new network: biases and norms."
+    for layer in model.modules():
+        if isinstance(layer, (nn.BatchNorm2d, nn.LayerNorm)):
+            layer.reset_parameters()
+        if isinstance(layer, ChannelAffine):
+            nn.init.ones_(layer.weight)
+        bias = getattr(layer, "bias", None)
+        if isinstance(bias, Tensor):
+            nn.init.zeros_(bias)
 
 # %% ../nbs/learn/04_resnet.ipynb #98027630
 @torch.no_grad()
-def scaled_init_(model: nn.Module, branch: float = 0.1, logvar: float = -3.0) -> None:
-    """Weights under which a signal keeps its scale through `model`, a `ResidualVAE`, in place. Ours: the reference starts from `glorot_`.
+def scaled_init_(model: ResidualVAE, branch: float = 0.1, logvar: float = -3.0) -> None:
+    """Weights under which a signal keeps its scale through `model`, from scratch and in place.
 
-    Convolutions: normal, variance 2 / fan_in behind a ReLU, 1 / fan_in elsewhere. Transposed ones: such a mix of channels times the
-    bilinear profile. The last layer of each residual branch: times `branch`. Posteriors start near exp(`logvar`). Draws from torch's global
-    generator. Source: He et al., 2015; Long et al., 2015; Zhang et al., 2019. Raises `ValueError` for another model.
+    Convolutions: variance 2 / fan_in behind a ReLU, 1 / fan_in elsewhere; transposed ones bilinear,
+    (4.23); the last layer of a residual branch times `branch`; posteriors near exp(`logvar`). Ours,
+    after He et al., 2015; Long et al., 2015; Zhang et al., 2019. Draws from torch's generator.
     """
-    check_type("model", model, ResidualVAE, "a ResidualVAE")
-    profile = torch.tensor([0.5, 1, 0.5])
+    _reset_(model)
     for layer in model.modules():
         if isinstance(layer, SameConv2d):
             nn.init.kaiming_normal_(layer.weight)
         if isinstance(layer, SameConvTranspose2d):
-            mix = (
-                torch.randn(layer.in_channels, layer.out_channels, 1, 1)
-                * (2 / layer.in_channels) ** 0.5
-            )
-            layer.weight.copy_(mix * profile[:, None] * profile)
+            _bilinear_(layer)
     for layer in (model.encoder.stem, model.encoder.head, model.decoder.stem, model.decoder.head):
         layer.weight.mul_(0.5**0.5)
     for block in model.modules():
         if isinstance(block, (IdentityBlock, DownBlock, UpBlock)):
-            block.branch[-1].weight.mul_(branch)
+            block.branch[-1].get_parameter("weight").mul_(branch)
     for head in (model.sampler.mean, model.decoder.seed):
         nn.init.normal_(head.weight, std=head.in_features**-0.5)
+    glorot_(model.sampler.logvar)
     model.sampler.logvar.weight.mul_(0.1)
     model.sampler.logvar.bias.fill_(logvar)

@@ -5,106 +5,119 @@
 # %% ../../nbs/reference/faces_background.ipynb #6aeca448
 from __future__ import annotations
 
+from types import SimpleNamespace
 
 import torch
-from .brushes import _chance
-from .brushes import _fill
-from .brushes import _hue
-from .brushes import _mix
-from .brushes import _noise
-from .brushes import _only
-from .brushes import _over
-from .brushes import _put
-from .brushes import _ramp
-from .brushes import _rgb
-from .brushes import _spots
-from .factors import _step
+from torch import Tensor
+
+from vae_tutorial.faces.brushes import (
+    _chance,
+    _fill,
+    _hue,
+    _mix,
+    _noise,
+    _only,
+    _over,
+    _put,
+    _radius,
+    _ramp,
+    _rgb,
+    _spots,
+)
+from .factors import CATEGORICAL, FaceFactors, _step
 
 # %% auto #0
 __all__ = []
 
+# %% ../../nbs/reference/faces_background.ipynb #504b4ef0
+def _light(factors: FaceFactors) -> Tensor:
+    "How light the walls are, (N,)."
+    return 0.30 + 0.50 * factors.background_light
+
+
+def _studio(p: SimpleNamespace) -> None:
+    "Painted canvas."
+    painted = _noise(p, 28, p.x, p.y, 9, 9, smooth=True)
+    down = _noise(p, 26, p.x + 0.1 * painted, p.y, 14, 60)
+    across = _noise(p, 27, p.x, p.y + 0.1 * painted, 60, 14)
+    p.rgb *= (1 + 0.13 * (0.5 * painted + (down + across)))[:, None]
+
+
+def _bokeh(p: SimpleNamespace) -> None:
+    "Nine lamps out of focus, before the canvas."
+    _studio(p)
+    chance = _chance(p, 20, 9, 4)[..., None, None]
+    lamps = torch.zeros_like(p.x)
+    for lamp in range(9):
+        x, y, size, strength = chance[:, lamp].unbind(1)
+        d = _radius(p.x - (x * 2 - 1), p.y - (y * 1.9 - 1.05)) - 0.09 - 0.15 * size
+        rim = 0.7 + 0.3 * _step(-0.08, 0.0, d)
+        lamps += _fill(d, 0.04) * (0.22 + 0.35 * strength) * rim
+    light = (_light(p.factors) + 0.38).clamp(max=0.98)
+    _over(p, _hue(p.factors.background_hue + 0.12, light, 0.9), lamps.clamp(0, 0.85))
+
+# %% ../../nbs/reference/faces_background.ipynb #44421ea8
+_DEPTHS = ((0.97, 0.24, 0.03, 15), (0.7, 0.7, 0.1, 17), (0.5, -0.87, 0.2, 14))  # cos, sin, shift, cells
+_DARK_LEAF = ((0.07, 0.13, 0.08), (0.14, 0.24, 0.12), (0.30, 0.38, 0.18))
+_LEAF = ((0.24, 0.36, 0.16), (0.42, 0.54, 0.25), (0.70, 0.76, 0.46))
+
+
+def _foliage(p: SimpleNamespace) -> None:
+    "A hedge: three layers of leaves over darkness."
+    f = p.factors
+    shade = _noise(p, 21, p.x, p.y, 8, 8, smooth=True)
+    u, v = p.x + 0.06 * shade, p.y
+    leaves = []
+    for depth, (cos, sin, shift, cells) in enumerate(_DEPTHS):
+        across, down = cos * u - sin * v + shift, cos * v + sin * u - shift
+        leaves.append(_spots(p, 62 + depth, across, down, cells, 0.46, 0.35))
+    back, middle, front = leaves
+    dark, leaf = _ramp(f.background_light, _DARK_LEAF), _ramp(f.background_light, _LEAF)
+    p.rgb = _mix(dark, leaf, (0.12 + 0.20 * shade + 0.30 * back)[:, None])
+    _over(p, _mix(dark, leaf, (0.55 + 0.30 * shade)[:, None]), _step(0.0, 0.35, middle))
+    _over(p, leaf * (0.75 + 0.45 * front + 0.25 * shade)[:, None], _step(0.0, 0.35, front))
+    tint = _hue(f.background_hue, torch.ones_like(f.background_hue), 0.35)
+    p.rgb = (p.rgb * tint).clamp(0, 1)
+
+
+def _brick(p: SimpleNamespace) -> None:
+    "Bricks of 0.36 x 0.17, each of its own tone, with mortar between."
+    shift = _chance(p, 23, 2)[:, :, None, None]
+    v = (p.y + shift[:, 0] * 0.2) / 0.17
+    row = torch.floor(v)
+    u = (p.x + shift[:, 1]) / 0.36 + 0.5 * (row % 2)
+    column = torch.floor(u)
+    side, top = 0.18 - (u - column - 0.5).abs() * 0.36, 0.085 - (v - row - 0.5).abs() * 0.17
+    joint = torch.minimum(side, top) - 0.012
+    clay = _hue(p.factors.background_hue * 0.2 + 0.95, _light(p.factors) * 0.95, 1.0)
+    color = _mix(clay, _rgb(0.62, 0.59, 0.56), 0.30)
+    own = _noise(p, 24, column / 4, row / 8, 23, 17, mode="nearest")
+    grain = _noise(p, 25, p.x, p.y, 60, 60)
+    brick, mortar = color * (1 + 0.16 * own + 0.18 * grain)[:, None], color * 0.45 + 0.34
+    p.rgb = _mix(brick, mortar, (_fill(joint - 0.004, p.px) * 0.85)[:, None]).clamp(0, 1)
+
+
+def _curtain(p: SimpleNamespace) -> None:
+    "Wide folds and narrow ones."
+    wide = _noise(p, 26, p.x + 0.03 * torch.sin(3 * p.y), p.y * 0.2, 3, 17, smooth=True)
+    narrow = _noise(p, 27, p.x, p.y * 0.15, 3, 64)
+    fold = 0.34 * wide + 0.22 * narrow
+    color = _hue(p.factors.background_hue, _light(p.factors) * 0.92, 1.0)
+    p.rgb = (color * (1 + fold)[:, None]).clamp(0, 1)
+
 # %% ../../nbs/reference/faces_background.ipynb #0dca88a3
-def _background(s):
-    f, F_ = s.f, s.F
+_WALLS = dict(studio=_studio, bokeh=_bokeh, foliage=_foliage, brick=_brick, curtain=_curtain)
 
-    def light(F_):
-        return 0.30 + 0.50 * F_.background_light
 
-    near, far = (
-        _hue(F_.background_hue, light(F_), 0.75),
-        _hue(F_.background_hue + 0.08, light(F_) * 0.66, 0.9),
-    )
-    torch.lerp(
-        near.expand_as(s.rgb),
-        far.expand_as(s.rgb),
-        (0.5 + 0.35 * s.y + 0.12 * s.x * f.light).clamp(0, 1)[:, None],
-        out=s.rgb,
-    )
-    for kind in ("studio", "bokeh"):
+def _background(s: SimpleNamespace) -> None:
+    "Fill the scene with what is behind the face."
+    hue, light = s.factors.background_hue, _light(s.factors)
+    near, far = _hue(hue, light, 0.75), _hue(hue + 0.08, light * 0.66, 0.9)
+    down = (0.5 + 0.35 * s.y + 0.12 * s.x * s.f.light).clamp(0, 1)
+    torch.lerp(near.expand_as(s.rgb), far.expand_as(s.rgb), down[:, None], out=s.rgb)
+    for kind, wall in _WALLS.items():
         if p := _only(s, "background", kind):
-            painted = _noise(p, 28, p.x, p.y, 9, 9, smooth=True)
-            threads = _noise(p, 26, p.x + 0.1 * painted, p.y, 14, 60) + _noise(
-                p, 27, p.x, p.y + 0.1 * painted, 60, 14
-            )
-            p.rgb *= (1 + 0.13 * (0.5 * painted + threads))[:, None]
+            wall(p)
             _put(s, p)
-    if p := _only(s, "background", "bokeh"):
-        c = _chance(p, 20, 9, 4)[..., None, None]
-        lamps = torch.zeros_like(p.x)
-        for j in range(9):
-            d = (
-                torch.sqrt((p.x - (c[:, j, 0] * 2 - 1)) ** 2 + (p.y - (c[:, j, 1] * 1.9 - 1.05)) ** 2 + 1e-6)
-                - 0.09
-                - 0.15 * c[:, j, 2]
-            )
-            lamps += _fill(d, 0.04) * (0.22 + 0.35 * c[:, j, 3]) * (0.7 + 0.3 * _step(-0.08, 0.0, d))
-        _over(
-            p, _hue(p.F.background_hue + 0.12, (light(p.F) + 0.38).clamp(max=0.98), 0.9), lamps.clamp(0, 0.85)
-        )
-        _put(s, p)
-    if p := _only(s, "background", "foliage"):
-        shade = _noise(p, 21, p.x, p.y, 8, 8, smooth=True)
-        u, v = p.x + 0.06 * shade, p.y
-        back, mid, front = [
-            _spots(p, 62 + k, c * u - d * v + e, c * v + d * u - e, n, 0.46, 0.35)
-            for k, (c, d, e, n) in enumerate(
-                [(0.97, 0.24, 0.03, 15), (0.7, 0.7, 0.1, 17), (0.5, -0.87, 0.2, 14)]
-            )
-        ]
-        dark = _ramp(p.F.background_light, [(0.07, 0.13, 0.08), (0.14, 0.24, 0.12), (0.30, 0.38, 0.18)])
-        leaf = _ramp(p.F.background_light, [(0.24, 0.36, 0.16), (0.42, 0.54, 0.25), (0.70, 0.76, 0.46)])
-        p.rgb = _mix(dark, leaf, (0.12 + 0.20 * shade + 0.30 * back)[:, None])
-        _over(p, _mix(dark, leaf, (0.55 + 0.30 * shade)[:, None]), _step(0.0, 0.35, mid))
-        _over(p, leaf * (0.75 + 0.45 * front + 0.25 * shade)[:, None], _step(0.0, 0.35, front))
-        p.rgb = (p.rgb * _hue(p.F.background_hue, torch.ones_like(p.F.background_hue), 0.35)).clamp(0, 1)
-        _put(s, p)
-    if p := _only(s, "background", "brick"):
-        c = _chance(p, 23, 2)[:, :, None, None]
-        v = (p.y + c[:, 0] * 0.2) / 0.17
-        row = torch.floor(v)
-        u = (p.x + c[:, 1]) / 0.36 + 0.5 * (row % 2)
-        column = torch.floor(u)
-        joint = (
-            torch.minimum(0.18 - (u - column - 0.5).abs() * 0.36, 0.085 - (v - row - 0.5).abs() * 0.17)
-            - 0.012
-        )
-        base = _mix(
-            _hue(p.F.background_hue * 0.2 + 0.95, light(p.F) * 0.95, 1.0), _rgb(0.62, 0.59, 0.56), 0.30
-        )
-        brick = (
-            base
-            * (
-                1
-                + 0.16 * _noise(p, 24, column / 4, row / 8, 23, 17, mode="nearest")
-                + 0.18 * _noise(p, 25, p.x, p.y, 60, 60)
-            )[:, None]
-        )
-        p.rgb = _mix(brick, base * 0.45 + 0.34, (_fill(joint - 0.004, p.px) * 0.85)[:, None]).clamp(0, 1)
-        _put(s, p)
-    if p := _only(s, "background", "curtain"):
-        fold = 0.34 * _noise(
-            p, 26, p.x + 0.03 * torch.sin(3 * p.y), p.y * 0.2, 3, 17, smooth=True
-        ) + 0.22 * _noise(p, 27, p.x, p.y * 0.15, 3, 64)
-        p.rgb = (_hue(p.F.background_hue, light(p.F) * 0.92, 1.0) * (1 + fold)[:, None]).clamp(0, 1)
-        _put(s, p)
-    s.rgb *= (1 - 0.22 * _step(0.5, 1.35, torch.sqrt(s.x**2 + s.y**2 + 1e-6)) + 0.10 * f.light * s.x)[:, None]
+    vignette = 1 - 0.22 * _step(0.5, 1.35, _radius(s.x, s.y))
+    s.rgb *= (vignette + 0.10 * s.f.light * s.x)[:, None]

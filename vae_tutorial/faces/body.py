@@ -6,140 +6,126 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import torch
-from .factors import CLOTHES
-from .brushes import _bump
-from .brushes import _chance
-from .brushes import _fill
-from .brushes import _hill
-from .brushes import _hue
-from .brushes import _mix
-from .brushes import _noise
-from .brushes import _only
-from .brushes import _over
-from .brushes import _part
-from .brushes import _put
-from .brushes import _rgb
-from .brushes import _shade
-from .brushes import _soft
-from .brushes import _spots
-from .factors import _step
+from torch import Tensor
+
+from vae_tutorial.faces.brushes import (
+    _bump,
+    _chance,
+    _common,
+    _fill,
+    _hill,
+    _hue,
+    _mix,
+    _noise,
+    _over,
+    _part,
+    _put,
+    _radius,
+    _rgb,
+    _shade,
+    _soft,
+    _spots,
+)
+from .factors import CATEGORICAL, FaceFactors, _step
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/reference/faces_body.ipynb #832d2aa1
-def _back_hair(s):
-    who = (s.st.back[:, 0, 0] > 0).nonzero()[:, 0]
-    if len(who):
-        p = _part(s, who=who)
-        dark = 0.42 + 0.3 * _step(0.25, 0.55, p.h_x.abs())
-        _over(p, p.hair_rgb * dark[:, None], _fill(torch.maximum(p.h_out, p.h_end - 0.02), p.px))
-        _put(s, p)
-    if p := _only(s, "hair_style", "bun", bottom=-0.3):
-        y = p.hy + 0.79
-        r = torch.sqrt(p.h_x**2 + y**2 + 1e-6)
-        swirl = _noise(p, 37, r * 3 + 1.2 * p.h_x, y * 1.5, 6, 26)
-        form = (0.72 + 1.6 * (p.h_x * p.L[0] + y * p.L[1])) * (1 + 0.6 * swirl)
-        _over(
-            p,
-            p.hair * form.clamp(min=0.15)[:, None] + 0.03,
-            _fill(r - 0.19 - 0.04 * p.f.hair_volume + 0.02 * swirl, p.px),
-        )
-        _put(s, p)
-
-
-def _neck(s):
+def _neck(s: SimpleNamespace) -> None:
+    "Paint the neck, which widens into shoulders, two tendons, and the shadow of the chin."
     p = _part(s, top=0.25, width=0.45)
-    f = p.f
+    f, light = p.f, p.light[0]
     x = p.x - 0.05 * f.tilt * (1 - p.y)
     half = 0.19 + 0.02 * f.face_width + 0.025 * f.jaw + 0.55 * _soft(p.y - 0.66)
-    lit = _step(-0.9, 1.0, (x / half).clamp(-1, 1) * p.L[0] * 1.3 + 0.55)
-    chin = _step(0.34, 0.0, p.y - (p.yc + p.low) - 0.10 - 0.12 * p.x * p.L[0])
+    lit = _step(-0.9, 1.0, (x / half).clamp(-1, 1) * light * 1.3 + 0.55)
+    chin = _step(0.34, 0.0, p.y - (p.center_y + p.jaw) - 0.10 - 0.12 * p.x * light)
     tendon = _hill(x.abs() - 0.12 + 0.28 * (p.y - 0.7), 0.03) * _step(0.62, 0.75, p.y)
-    color = (
-        _mix(p.dim, p.skin, lit[:, None])
-        * (1 - 0.08 * tendon + 0.03 * _noise(p, 55, x, p.y, 64, 64))[:, None]
-    )
-    _over(
-        p,
-        color * (1 + _rgb(-0.38, -0.51, -0.52) * chin[:, None]),
-        _fill(torch.maximum(x.abs() - half, 0.3 - p.y), p.px),
-    )
+    grain = 1 - 0.08 * tendon + 0.03 * _noise(p, 55, x, p.y, 64, 64)
+    color = _mix(p.dim, p.skin, lit[:, None]) * grain[:, None]
+    shadow = 1 + _rgb(-0.38, -0.51, -0.52) * chin[:, None]
+    _over(p, color * shadow, _fill(torch.maximum(x.abs() - half, 0.3 - p.y), p.px))
     _put(s, p)
 
 
-def _ears(s):
+def _ears(s: SimpleNamespace) -> None:
+    "Paint two ellipses with a hollow, which turn with the head."
     p = _part(s, top=-0.35, bottom=0.5, width=0.75)
-    x = p.hx + 0.07 * p.sy
-    ex = x.abs() - p.W * p.cy - 0.012
-    ey = p.Y - 0.035
-    form = (0.74 + 0.22 * torch.tanh(3 * x * p.L[0])) * (1 - 0.33 * _bump(ex + 0.005, ey, 0.026, 0.07))
-    _over(
-        p,
-        p.skin * _rgb(1.0, 0.90, 0.87) * form[:, None],
-        _fill((torch.sqrt((ex / 0.062) ** 2 + (ey / 0.135) ** 2 + 1e-6) - 1) * 0.07, p.px),
-    )
+    x = p.hx + 0.07 * p.sin_yaw
+    ex, ey = x.abs() - p.half_width * p.cos_yaw - 0.012, p.Y - 0.035
+    hollow = _bump(ex + 0.005, ey, 0.026, 0.07)
+    form = (0.74 + 0.22 * torch.tanh(3 * x * p.light[0])) * (1 - 0.33 * hollow)
+    color = p.skin * _rgb(1.0, 0.90, 0.87) * form[:, None]
+    _over(p, color, _fill((_radius(ex / 0.062, ey / 0.135) - 1) * 0.07, p.px))
     _put(s, p)
 
 # %% ../../nbs/reference/faces_body.ipynb #b1234477
-def _clothes(s):
+def _clothes(s: SimpleNamespace) -> None:
+    "Paint what is worn: fabric, the neckline's edge, and a shirt's collar."
     p = _part(s, top=0.68)
-    f, F_ = p.f, p.F
     x, y, ax = p.x, p.y, torch.sqrt(p.x * p.x + 0.0016)
-
-    def wears(*names):
-        return sum(F_.clothes == CLOTHES.index(name) for name in names).to(torch.float32)[:, None, None]
-
-    def wave(t):
-        return _step(-0.35, 0.35, torch.sin(2 * math.pi * t))
-
     shoulder = 0.725 + 0.16 * _step(0.16, 0.95, ax) + 0.18 * (ax - 0.3).clamp(min=0) ** 2
-    crew, vee = torch.sqrt(x * x + ((y - 0.72) / 0.62) ** 2 + 1e-6) - 0.230, (ax * 1.25 + y - 1.0) * 0.62
-    cut = torch.where(wears("v-neck", "shirt") > 0, vee, crew)  # negative where the neck shows
+    crew, vee = _radius(x, (y - 0.72) / 0.62) - 0.230, (ax * 1.25 + y - 1.0) * 0.62
+    cut = torch.where(_wears(p, "v-neck", "shirt") > 0, vee, crew)  # negative where the neck shows
     cloth = _fill(torch.maximum(shoulder - y, -cut), p.px)
-    light = 0.24 + 0.52 * F_.clothes_light
-    base, second = _hue(F_.clothes_hue, light, 1.25), _hue(F_.clothes_hue + 0.40, 0.98 - 0.75 * light, 0.8)
-    c = _chance(p, 40, 4)[:, :, None, None]
-    pitch = 0.11 + 0.05 * c[:, 2]
-    weave, wx = _noise(p, 42, x, y, 64, 64), x / 0.058 + c[:, 0]
-    knit = (
-        0.7 * torch.cos(2 * math.pi * ((y + 0.07 * (wx % 1 - 0.5).abs()) / 0.050 + c[:, 1]))
-        + 0.5 * torch.cos(2 * math.pi * wx)
-        + 0.6 * _noise(p, 41, x, y, 50, 60)
-    )
-    tweed = _noise(p, 43, x + 0.5 * y, y - 0.5 * x, 48, 48) + 0.8 * weave
-    stripe, check = (
-        wave((y - 0.45 * shoulder) / (0.08 + 0.05 * c[:, 2]) + c[:, 0]),
-        0.5 * wave(x / pitch + c[:, 0]) + 0.5 * wave(y / pitch + c[:, 1]),
-    )
-    pattern = (
-        wears("stripes") * stripe
-        + wears("shirt") * check * 0.65
-        + wears("v-neck") * _spots(p, 44, x, y, 17, 0.32) * 0.85
-    )
-    tex = (
-        wears("knit") * 0.34 * knit
-        + wears("tweed") * 0.50 * tweed
-        + wears("stripes", "shirt", "v-neck") * 0.20 * weave
-    )
-    form = (
-        0.88
-        + 0.20 * (x * p.L[0] * 1.2).clamp(-0.6, 0.6)
-        + 0.14 * _noise(p, 45, x * 1.3 + 0.3 * y, y * 0.5, 4, 9, smooth=True)
-        - 0.15 * _hill(cut - 0.012, 0.018)
-    )
-    _over(p, (_mix(base, second, pattern[:, None]) * ((1 + tex) * form)[:, None]).clamp(0, 1), cloth)
-    _shade(
-        p,
-        _rgb(0.80, 0.78, 0.80),
-        0.6 * cloth * _fill((cut - 0.03).abs() - 0.026, p.px) * wears("knit", "stripes", "tweed"),
-    )
-    d = torch.maximum(
-        (cut - 0.045).abs() - 0.05, torch.maximum(shoulder - 0.03 - y, (y - 0.93 + 0.35 * (0.2 - ax)) * 0.8)
-    )
-    collar = _fill(d, p.px) * wears("shirt")
-    _shade(p, _rgb(0.55, 0.53, 0.55), _fill(d - 0.03, p.px * 3) * wears("shirt") * cloth * (1 - collar))
-    _over(p, _mix(base, second, 0.2) * (1.10 + 0.2 * x * p.L[0] + 0.10 * weave)[:, None], collar)
+    base, second = _cloth_colors(p.factors)
+    weave = _noise(p, 42, x, y, 64, 64)
+    pattern, relief = _fabric(p, weave, shoulder)
+    lit = 0.88 + 0.20 * (x * p.light[0] * 1.2).clamp(-0.6, 0.6)
+    folds = _noise(p, 45, x * 1.3 + 0.3 * y, y * 0.5, 4, 9, smooth=True)
+    form = lit + 0.14 * folds - 0.15 * _hill(cut - 0.012, 0.018)
+    color = _mix(base, second, pattern[:, None]) * ((1 + relief) * form)[:, None]
+    _over(p, color.clamp(0, 1), cloth)
+
+    hem = 0.6 * cloth * _fill((cut - 0.03).abs() - 0.026, p.px)
+    _shade(p, _rgb(0.80, 0.78, 0.80), hem * _wears(p, "knit", "stripes", "tweed"))
+    shirt = _wears(p, "shirt")
+    along_cut, low = (cut - 0.045).abs() - 0.05, (y - 0.93 + 0.35 * (0.2 - ax)) * 0.8
+    d = _common(along_cut, shoulder - 0.03 - y, low)
+    collar = _fill(d, p.px) * shirt
+    _shade(p, _rgb(0.55, 0.53, 0.55), _fill(d - 0.03, p.px * 3) * shirt * cloth * (1 - collar))
+    tone = 1.10 + 0.2 * x * p.light[0] + 0.10 * weave
+    _over(p, _mix(base, second, 0.2) * tone[:, None], collar)
     _put(s, p)
+
+
+def _wears(p: SimpleNamespace, *names: str) -> Tensor:
+    "1 for the faces that wear one of these, else 0: N x 1 x 1."
+    kinds = CATEGORICAL["clothes"]
+    worn = torch.stack([p.factors.clothes == kinds.index(name) for name in names]).any(0)
+    return worn.to(torch.float32)[:, None, None]
+
+
+def _cloth_colors(factors: FaceFactors) -> tuple[Tensor, Tensor]:
+    "The color of the cloth, and that of its pattern."
+    light = 0.24 + 0.52 * factors.clothes_light
+    base = _hue(factors.clothes_hue, light, 1.25)
+    return base, _hue(factors.clothes_hue + 0.40, 0.98 - 0.75 * light, 0.8)
+
+# %% ../../nbs/reference/faces_body.ipynb #503d5cc8
+def _fabric(p: SimpleNamespace, weave: Tensor, shoulder: Tensor) -> tuple[Tensor, Tensor]:
+    "The pattern in the second color, and the relief of the threads."
+    x, y = p.x, p.y
+    right, down, wide = _chance(p, 40, 4)[:, :3, None, None].unbind(1)
+    stripe = _wave((y - 0.45 * shoulder) / (0.08 + 0.05 * wide) + right)
+    pitch = 0.11 + 0.05 * wide
+    check = 0.5 * _wave(x / pitch + right) + 0.5 * _wave(y / pitch + down)
+    dots = _spots(p, 44, x, y, 17, 0.32)
+    striped, checked = _wears(p, "stripes") * stripe, _wears(p, "shirt") * check * 0.65
+    pattern = striped + checked + _wears(p, "v-neck") * dots * 0.85
+
+    stitch = x / 0.058 + right
+    chevron = (y + 0.07 * (stitch % 1 - 0.5).abs()) / 0.050 + down
+    wool = 0.6 * _noise(p, 41, x, y, 50, 60)
+    knit = 0.7 * torch.cos(2 * math.pi * chevron) + 0.5 * torch.cos(2 * math.pi * stitch) + wool
+    tweed = _noise(p, 43, x + 0.5 * y, y - 0.5 * x, 48, 48) + 0.8 * weave
+    rough = _wears(p, "knit") * 0.34 * knit + _wears(p, "tweed") * 0.50 * tweed
+    return pattern, rough + _wears(p, "stripes", "shirt", "v-neck") * 0.20 * weave
+
+
+def _wave(t: Tensor) -> Tensor:
+    "A stripe for each whole number: 0 and 1 in turn, with soft edges."
+    return _step(-0.35, 0.35, torch.sin(2 * math.pi * t))

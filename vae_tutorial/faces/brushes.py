@@ -5,228 +5,264 @@
 # %% ../../nbs/reference/faces_brushes.ipynb #7d9c4894
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from .factors import CATEGORICAL
-from .factors import FaceFactors
-from .factors import _uniform
+from torch import Tensor
+
+from .factors import CATEGORICAL, FaceFactors, _uniform
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/reference/faces_brushes.ipynb #48418bac
-def _fill(d, p):
+def _fill(d: Tensor, p: float) -> Tensor:
     "Coverage of each pixel (width `p`) by the shape with signed distance `d`, (0.3)."
     t = (d * (-1 / (1.5 * p))).add_(0.5).clamp_(0, 1)
     return t * t * (3 - 2 * t)
 
 
-def _over(s, color, alpha):
+def _common(*distances: Tensor) -> Tensor:
+    "The signed distance of what several shapes have in common."
+    return functools.reduce(torch.maximum, distances)
+
+
+def _radius(x: Tensor, y: Tensor, soft: float = 1e-6) -> Tensor:
+    "The distance from the origin, made smooth there."
+    return torch.sqrt(x * x + y * y + soft)
+
+# %% ../../nbs/reference/faces_brushes.ipynb #6a513b78
+def _over(s: SimpleNamespace, color: Tensor, alpha: Tensor) -> None:
     "Paint `color` (N x 3 x 1 x 1 or N x 3 x H x W) over the scene, (0.4)."
     s.rgb.lerp_(color.expand_as(s.rgb), alpha[:, None])
 
 # %% ../../nbs/reference/faces_brushes.ipynb #2733d479
-def _bump(x, y, sx, sy):
+def _bump(x: Tensor, y: Tensor, sx: float | Tensor, sy: float | Tensor) -> Tensor:
     "A Gaussian hill of height 1, exp(-(x / sx)^2 - (y / sy)^2)."
     x, y = x * (1 / sx), y * (1 / sy)
     return torch.addcmul(x * x, y, y).neg_().clamp_(min=-30).exp_()
 
 
-def _hill(x, width):
+def _hill(x: Tensor, width: float) -> Tensor:
     "The same in one dimension: a soft line."
     return (x * (1 / width)).square_().neg_().clamp_(min=-30).exp_()
 
 
-def _tint(rgb, color, alpha):
+def _tint(rgb: Tensor, color: Tensor, alpha: Tensor) -> None:
     "Multiply by 1 + color * alpha, in place."
     rgb.addcmul_(rgb * alpha[:, None], color)
 
 
-def _shade(s, color, alpha):
+def _shade(s: SimpleNamespace, color: Tensor, alpha: Tensor) -> None:
     "Multiply the scene by `color` where alpha is 1."
     _tint(s.rgb, color - 1, alpha)
 
 # %% ../../nbs/reference/faces_brushes.ipynb #70ce7a44
-def _mix(a, b, t):
+def _mix(a: Any, b: Any, t: Any) -> Any:
+    "From `a` at t = 0 to `b` at t = 1."
     return a + (b - a) * t
 
 
-def _soft(x):
-    return (
-        x.clamp(min=0) * x.clamp(min=0).sqrt()
-    )  # x to the power 1.5, from square roots: the same bits everywhere
+def _soft(x: Tensor) -> Tensor:
+    "x to the power 1.5, 0 below 0. From square roots: the same bits everywhere."
+    return x.clamp(min=0) * x.clamp(min=0).sqrt()
 
 
-def _t(values):
+def _t(values: Any) -> Tensor:
+    "Numbers as float32, whatever the default dtype and device."
     return torch.tensor(values, dtype=torch.float32, device="cpu")
 
 
-def _rgb(*c):
-    return _t(c)[None, :, None, None]
+def _rgb(*color: float) -> Tensor:
+    "One color for all pixels of all faces: 1 x 3 x 1 x 1."
+    return _t(color)[None, :, None, None]
+
+# %% ../../nbs/reference/faces_brushes.ipynb #7430882a
+# fmt: off
+_SKIN = ((0.985, 0.865, 0.79), (0.96, 0.795, 0.68), (0.89, 0.69, 0.545),
+         (0.77, 0.56, 0.41), (0.60, 0.41, 0.29), (0.42, 0.28, 0.205))
+_HAIR = ((0.085, 0.068, 0.065), (0.17, 0.115, 0.085), (0.30, 0.195, 0.125),
+         (0.46, 0.32, 0.19), (0.68, 0.51, 0.31), (0.88, 0.75, 0.52))
+_RED = ((0.16, 0.07, 0.055), (0.30, 0.12, 0.07), (0.48, 0.19, 0.09),
+        (0.66, 0.30, 0.13), (0.80, 0.42, 0.20), (0.88, 0.56, 0.32))
+_IRIS = ((0.16, 0.09, 0.06), (0.30, 0.17, 0.09), (0.45, 0.32, 0.15),
+         (0.36, 0.46, 0.25), (0.38, 0.52, 0.60), (0.30, 0.50, 0.74))
+_WHEEL = ((0.74, 0.42, 0.34), (0.78, 0.58, 0.36), (0.66, 0.62, 0.40), (0.45, 0.58, 0.44),
+          (0.36, 0.56, 0.57), (0.38, 0.50, 0.68), (0.52, 0.46, 0.66), (0.70, 0.45, 0.54))
+# fmt: on
 
 # %% ../../nbs/reference/faces_brushes.ipynb #91977d48
-def _ramp(t, colors):
+def _ramp(t: Tensor, colors: Any) -> Tensor:
     "Piecewise linear palette: t (N,) in [0, 1] -> N x 3 x 1 x 1."
-    c = _t(colors)
-    k = len(c) - 1
-    w = (1 - (t[:, None] * k - torch.arange(k + 1, device="cpu")).abs()).clamp(min=0)
-    return sum(w[:, j, None] * c[j] for j in range(k + 1))[
-        :, :, None, None
-    ]  # not a matrix product: its bits depend on N
+    stops = _t(colors)
+    k = len(stops) - 1
+    weights = (1 - (t[:, None] * k - torch.arange(k + 1, device="cpu")).abs()).clamp(min=0)
+    return _blend(weights, stops)[:, :, None, None]
 
 
-_WHEEL = (
-    (0.74, 0.42, 0.34),
-    (0.78, 0.58, 0.36),
-    (0.66, 0.62, 0.40),
-    (0.45, 0.58, 0.44),
-    (0.36, 0.56, 0.57),
-    (0.38, 0.50, 0.68),
-    (0.52, 0.46, 0.66),
-    (0.70, 0.45, 0.54),
-)
+def _blend(weights: Tensor, colors: Tensor) -> Tensor:
+    "N x K weights of K x 3 colors -> N x 3. A sum, not a matrix product, whose bits depend on N."
+    return sum((weights[:, j, None] * color for j, color in enumerate(colors)), start=_t(0.0))
 
 
-def _hue(h, light, chroma):
-    "Terracotta, ochre, olive, sage, teal, slate, violet, rose and round again: h, light (N,) -> N x 3 x 1 x 1."
+def _hue(h: Tensor, light: Tensor, chroma: float) -> Tensor:
+    """Terracotta, ochre, olive, sage, teal, slate, violet, rose and round again.
+
+    Hue h, where 1 is once around, and mean `light` (N,) -> N x 3 x 1 x 1; `chroma` 0 is gray.
+    """
     wheel = _t(_WHEEL)
     k = len(wheel)
     d = (h[:, None] * k - torch.arange(k, device="cpu")).remainder(k)
-    w = torch.maximum(1 - d, d - k + 1).clamp(min=0)
-    c = sum(w[:, j, None] * wheel[j] for j in range(k))
-    mean = (c[:, :1] + c[:, 1:2] + c[:, 2:]) / 3
-    return (light[:, None] * (1 + (c / mean - 1) * chroma)).clamp(0, 1)[:, :, None, None]
-
-# %% ../../nbs/reference/faces_brushes.ipynb #7430882a
-_SKIN = (
-    (0.985, 0.865, 0.79),
-    (0.96, 0.795, 0.68),
-    (0.89, 0.69, 0.545),
-    (0.77, 0.56, 0.41),
-    (0.60, 0.41, 0.29),
-    (0.42, 0.28, 0.205),
-)
-_HAIR = (
-    (0.085, 0.068, 0.065),
-    (0.17, 0.115, 0.085),
-    (0.30, 0.195, 0.125),
-    (0.46, 0.32, 0.19),
-    (0.68, 0.51, 0.31),
-    (0.88, 0.75, 0.52),
-)
-_RED = (
-    (0.16, 0.07, 0.055),
-    (0.30, 0.12, 0.07),
-    (0.48, 0.19, 0.09),
-    (0.66, 0.30, 0.13),
-    (0.80, 0.42, 0.20),
-    (0.88, 0.56, 0.32),
-)
-_IRIS = (
-    (0.16, 0.09, 0.06),
-    (0.30, 0.17, 0.09),
-    (0.45, 0.32, 0.15),
-    (0.36, 0.46, 0.25),
-    (0.38, 0.52, 0.60),
-    (0.30, 0.50, 0.74),
-)
+    color = _blend(torch.maximum(1 - d, d - k + 1).clamp(min=0), wheel)
+    mean = (color[:, :1] + color[:, 1:2] + color[:, 2:]) / 3
+    return (light[:, None] * (1 + (color / mean - 1) * chroma)).clamp(0, 1)[:, :, None, None]
 
 # %% ../../nbs/reference/faces_brushes.ipynb #edce0bca
 _TABLE = 8192
 
 
-def _noise(s, stream, u, v, h, w, smooth=False, mode="bilinear", channels=1):
-    "A random field in [-1, 1]: an h x w lattice from the face's table, looked up at u (across) and v (down), each in [-1, 1], mirrored beyond."
-    k = h * w * channels
+def _noise(
+    s: SimpleNamespace,
+    stream: int,
+    u: Tensor,
+    v: Tensor,
+    rows: int,
+    columns: int,
+    smooth: bool = False,
+    mode: str = "bilinear",
+    channels: int = 1,
+) -> Tensor:
+    """A random field in [-1, 1]: a lattice from the face's table, N x H x W, or N x `channels` x H x W.
+
+    It is looked up at u (across) and v (down), each in [-1, 1], mirrored beyond. `stream`: where it starts.
+    """
+    k = rows * columns * channels
     start = (stream * 389) % (_TABLE - k)
-    lattice = s.table[:, start : start + k].view(-1, channels, h, w)
+    lattice = s.table[:, start : start + k].view(-1, channels, rows, columns)
     u, v = torch.broadcast_tensors(u, v)
     if smooth:
-        u, v = _round_off(u, w), _round_off(v, h)
-    field = F.grid_sample(
-        lattice, torch.stack((u, v), -1), mode=mode, padding_mode="reflection", align_corners=True
-    )
+        u, v = _round_off(u, columns), _round_off(v, rows)
+    where = torch.stack((u, v), -1)
+    field = F.grid_sample(lattice, where, mode=mode, padding_mode="reflection", align_corners=True)
     return field[:, 0] if channels == 1 else field
 
 
-def _round_off(u, n):
-    "Bend coordinates so that linear interpolation becomes smooth at the lattice lines too."
+def _round_off(u: Tensor, n: int) -> Tensor:
+    "Bend coordinates so that linear interpolation becomes smooth at the n lattice lines too."
     u = (u + 1) * (0.5 * (n - 1))
     k = torch.floor(u)
     t = u - k
     return (k + t * t * (3 - 2 * t)) * (2 / (n - 1)) - 1
 
 # %% ../../nbs/reference/faces_brushes.ipynb #14c3aac5
-def _spots(s, stream, u, v, cells, size, stretch=0.0):
+def _spots(
+    s: SimpleNamespace, stream: int, u: Tensor, v: Tensor, cells: int, size: float, stretch: float = 0.0
+) -> Tensor:
     "One spot in each cell of a lattice, round or stretched: coverage in [0, 1]."
-    j = _noise(s, stream, u, v, cells, cells, mode="nearest", channels=4)
-    x = ((u + 1) * (0.5 * (cells - 1)) + 0.5) % 1 - 0.5 - 0.2 * j[:, 0]
-    y = ((v + 1) * (0.5 * (cells - 1)) + 0.5) % 1 - 0.5 - 0.2 * j[:, 1]
+    right, down, large, turn = _noise(s, stream, u, v, cells, cells, mode="nearest", channels=4).unbind(1)
+    x = ((u + 1) * (0.5 * (cells - 1)) + 0.5) % 1 - 0.5 - 0.2 * right
+    y = ((v + 1) * (0.5 * (cells - 1)) + 0.5) % 1 - 0.5 - 0.2 * down
     if stretch:
-        n = torch.rsqrt(j[:, 3] * j[:, 3] + 0.1)
-        c, d = j[:, 3] * n, 0.316 * n  # a unit vector
-        x, y = (c * x + d * y) * (1 - stretch), (c * y - d * x) * (1 + stretch)
-    r = size * (0.35 + 0.65 * j[:, 2].abs()) if stretch else size * j[:, 2].clamp(min=0)
-    return (1.5 * (r - torch.sqrt(x * x + y * y + 1e-5)) / (r + 0.05)).clamp(0, 1)
+        n = torch.rsqrt(turn * turn + 0.1)
+        cos, sin = turn * n, 0.316 * n  # a unit vector
+        x, y = (cos * x + sin * y) * (1 - stretch), (cos * y - sin * x) * (1 + stretch)
+        r = size * (0.35 + 0.65 * large.abs())
+    else:
+        r = size * large.clamp(min=0)
+    return (1.5 * (r - _radius(x, y, 1e-5)) / (r + 0.05)).clamp(0, 1)
 
 # %% ../../nbs/reference/faces_brushes.ipynb #8fab562d
 _ZOOM, _DOWN = 0.87, 0.05
 
 
-def _scene(f, key, size, texture=1.0):
-    "Coordinates of the pixels, the factors as N x 1 x 1 tensors, and each face's own table of random numbers."
+def _scene(factors: FaceFactors, key: Tensor, size: int, texture: float = 1.0) -> SimpleNamespace:
+    "An empty scene of `size` x `size` pixels for faces with these factors and keys (N,)."
+    n = len(key)
     t = ((torch.arange(size, dtype=torch.float32, device="cpu") + 0.5) / size * 2 - 1) * _ZOOM
-    s = SimpleNamespace(px=2 * _ZOOM / size, key=key, S=size, n=len(key), F=f, texture=texture)
-    s.f = SimpleNamespace(**{name: value[:, None, None] for name, value in f.items()})
-    s.x, s.y = (
-        t[None, None, :].expand(s.n, size, size).contiguous(),
-        (t + _DOWN)[None, :, None].expand(s.n, size, size).contiguous(),
+    return SimpleNamespace(
+        factors=factors,
+        f=SimpleNamespace(**{name: value[:, None, None] for name, value in factors.items()}),
+        key=key,
+        table=(_uniform(key, 3, _TABLE) * 2 - 1) * texture,
+        texture=texture,
+        n=n,
+        size=size,
+        px=2 * _ZOOM / size,
+        x=t[None, None, :].expand(n, size, size).contiguous(),
+        y=(t + _DOWN)[None, :, None].expand(n, size, size).contiguous(),
+        rgb=torch.empty(n, 3, size, size, dtype=torch.float32, device="cpu"),
     )
-    s.table = (_uniform(key, 3, _TABLE) * 2 - 1) * texture
-    s.rgb = torch.empty(s.n, 3, size, size, dtype=torch.float32, device="cpu")
+
+
+def _paint(
+    layers: Iterable[Callable[[SimpleNamespace], None]],
+    factors: FaceFactors,
+    key: Tensor,
+    size: int,
+    texture: float = 1.0,
+) -> SimpleNamespace:
+    "A scene with these layers painted, one over the other."
+    s = _scene(factors, key, size, texture)
+    for layer in layers:
+        layer(s)
     return s
 
 
-def _chance(s, stream, *shape):
+def _chance(s: SimpleNamespace, stream: int, *shape: int) -> Tensor:
     "Uniform numbers in [0, 1) of each face's own; all 1/2 when there is to be no texture."
     return 0.5 + (_uniform(s.key, stream, *shape) - 0.5) * s.texture
 
-
-def _part(s, top=None, bottom=None, width=None, who=None):
+# %% ../../nbs/reference/faces_brushes.ipynb #71ee7613
+def _part(
+    s: SimpleNamespace,
+    top: float | None = None,
+    bottom: float | None = None,
+    width: float | None = None,
+    who: Tensor | None = None,
+) -> SimpleNamespace:
     "The part of a scene between two heights, within a half-width, or of the faces `who` only."
-    low = 0 if top is None else max(0, int(((top - _DOWN) / _ZOOM + 1) / 8 * s.S) * 4)
-    high = s.S if bottom is None else min(s.S, math.ceil(((bottom - _DOWN) / _ZOOM + 1) / 8 * s.S) * 4)
-    m = 0 if width is None else max(0, int((1 - width / _ZOOM) / 8 * s.S) * 4)
 
-    def cut(v):
-        if isinstance(v, SimpleNamespace):
-            return SimpleNamespace(**{k: cut(x) for k, x in vars(v).items()})
-        if isinstance(v, tuple):
-            return tuple(cut(x) for x in v)
-        if isinstance(v, FaceFactors):
-            return v if who is None else v[who]
-        if not torch.is_tensor(v):
-            return v
-        if who is not None and v.shape[0] == s.n:
-            v = v[who]
-        return v[..., low:high, m : s.S - m] if v.dim() >= 3 and v.shape[-2:] == (s.S, s.S) else v
+    def fours(height: float) -> float:
+        "The row of a height, in units of four pixels."
+        return ((height - _DOWN) / _ZOOM + 1) / 8 * s.size
 
-    p = cut(s)
+    low = 0 if top is None else max(0, int(fours(top)) * 4)
+    high = s.size if bottom is None else min(s.size, math.ceil(fours(bottom)) * 4)
+    margin = 0 if width is None else max(0, int((1 - width / _ZOOM) / 8 * s.size) * 4)
+    rows, columns = slice(low, high), slice(margin, s.size - margin)
+    p = _cut(s, s, rows, columns, who)
     p.rgb = p.rgb.clone(memory_format=torch.contiguous_format)
     p.n = s.n if who is None else len(who)
-    p.where = (slice(None) if who is None else who, slice(None), slice(low, high), slice(m, s.S - m))
+    p.where = (slice(None) if who is None else who, slice(None), rows, columns)
     return p
 
 
-def _put(s, p):
+def _cut(v: Any, s: SimpleNamespace, rows: slice, columns: slice, who: Tensor | None) -> Any:
+    "Of anything `v` that belongs to the scene `s`: those rows, columns and faces."
+    if isinstance(v, SimpleNamespace):
+        return SimpleNamespace(**{name: _cut(x, s, rows, columns, who) for name, x in vars(v).items()})
+    if isinstance(v, tuple):
+        return tuple(_cut(x, s, rows, columns, who) for x in v)
+    if isinstance(v, FaceFactors):
+        return v if who is None else v[who]
+    if not isinstance(v, Tensor):
+        return v
+    if who is not None and v.shape[0] == s.n:
+        v = v[who]
+    return v[..., rows, columns] if v.dim() >= 3 and v.shape[-2:] == (s.size, s.size) else v
+
+
+def _put(s: SimpleNamespace, p: SimpleNamespace) -> None:
     "Put a part back into its scene."
     s.rgb[p.where] = p.rgb
 
 
-def _only(s, name, kind, **crop):
-    "The part of the scene with those faces whose categorical factor `name` is `kind`; None if there are none."
-    who = (getattr(s.F, name) == CATEGORICAL[name].index(kind)).nonzero()[:, 0]
+def _only(s: SimpleNamespace, name: str, kind: str, **crop: Any) -> SimpleNamespace | None:
+    "The part of the scene with those faces whose factor `name` is `kind`; None if there are none."
+    who = (getattr(s.factors, name) == CATEGORICAL[name].index(kind)).nonzero()[:, 0]
     return _part(s, who=who, **crop) if len(who) else None

@@ -8,43 +8,44 @@ from __future__ import annotations
 import os
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from .factors import FaceFactors
-from ..images.batches import _indices
-from .factors import _keys
-from ..images.batches import _whole
+
+from ..checks import brief, check_count
+from .factors import FaceFactors, _keys
 from .render import render
-from ..images.batches import to_float
-from ..images.batches import to_uint8
+from ..images.batches import DataError, to_float, to_uint8
 
 # %% auto #0
-__all__ = ['RENDERER_VERSION', 'cache_folder', 'SyntheticFaces']
+__all__ = ['cache_folder', 'SyntheticFaces']
 
 # %% ../../nbs/reference/faces_dataset.ipynb #e740902a
-RENDERER_VERSION = 2  # part of the cache's name: raise it whenever a single pixel changes
+_RENDERER_VERSION = 2  # part of the cache's name: raise it whenever a single pixel changes
 
 
 def cache_folder() -> Path:
     "Where data are kept: `$VAE_TUTORIAL_CACHE` if set, else the platform's folder for caches."
-    if os.environ.get("VAE_TUTORIAL_CACHE"):
-        return Path(os.environ["VAE_TUTORIAL_CACHE"])
+    if own := os.environ.get("VAE_TUTORIAL_CACHE"):
+        return Path(own)
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "vae-tutorial"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "vae-tutorial"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae-tutorial"
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "vae-tutorial"
 
 # %% ../../nbs/reference/faces_dataset.ipynb #6bd28969
 def _checksum(images: Tensor) -> str:
-    return f"{zlib.crc32(images.numpy()):08x}"
+    return f"{zlib.crc32(images.numpy().data):08x}"
 
 
-def _read_cache(path: Path, shape: tuple) -> Tensor | None:
+def _read_cache(path: Path, shape: tuple[int, ...]) -> Tensor | None:
     "The images in a cache file, or None if it is missing, damaged or another's."
     from safetensors import SafetensorError, safe_open
 
@@ -53,16 +54,12 @@ def _read_cache(path: Path, shape: tuple) -> Tensor | None:
             images, about = file.get_tensor("images"), file.metadata() or {}
     except (OSError, SafetensorError, ValueError):
         return None
-    fits = (
-        tuple(images.shape) == shape
-        and images.dtype == torch.uint8
-        and about.get("crc32") == _checksum(images)
-    )
-    return images if fits else None
+    fits = images.shape == shape and images.dtype == torch.uint8
+    return images if fits and about.get("crc32") == _checksum(images) else None
 
 
 def _write_cache(path: Path, images: Tensor) -> None:
-    "Write all or nothing: to a temporary file, then rename. A folder that cannot be written to, or is full, is no error."
+    "Write all or nothing. A folder that cannot be written to, or is full, is no error."
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -72,31 +69,34 @@ def _write_cache(path: Path, images: Tensor) -> None:
         save_file({"images": images}, temporary, metadata={"crc32": _checksum(images)})
         os.replace(temporary, path)
     except (OSError, SafetensorError):
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            pass
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass
 
 # %% ../../nbs/reference/faces_dataset.ipynb #29fe0735
 class SyntheticFaces(Dataset):
-    """`n` drawn portraits of `image_size` pixels (16...1024). Item i is a function of (`seed`, i) alone: (image 3 x S x S float32 in [-1, 1], factors).
+    """`n` drawn portraits of `image_size` pixels (16...1024): item i is a function of (`seed`, i) alone.
 
-    An item's factors are a dict of scalars by name, which a `DataLoader` collates; `faces.factors(indices)` gives them as `FaceFactors`, and
-    `faces.batch(indices)` the images as N x 3 x S x S uint8. With `cache` a face is drawn once, when it is first asked for, and all go to
+    An item is an image 3 x S x S, float32 in [-1, 1], and its factors, a dict of scalars by name, which a
+    `DataLoader` collates. With `cache` a face is drawn once, when it is first asked for, and all go to
     `cache_folder()` when the last one is drawn.
-    Raises `DataError` for n < 1, a size out of range, a negative seed.
+    Raises `ValueError` for n < 1, a size out of range, a negative seed; `DataError` for indices out of range.
     """
 
     channels = 3
 
     def __init__(self, n: int = 10_000, image_size: int = 64, seed: int = 0, cache: bool = True):
-        self.n, self.image_size = _whole("n", n, 1, 2**31), _whole("image_size", image_size, 16, 1024)
-        self.seed, self.cache, self._images, self._missing = (
-            _whole("seed", seed, 0, 2**63 - 1),
-            cache,
-            None,
-            None,
-        )
+        check_count("n", n)
+        check_count("image_size", image_size, 16, 1024)
+        check_count("seed", seed, 0, 2**63 - 1)
+        self.n, self.image_size, self.seed, self.cache = n, image_size, seed, cache
+        self._images: Tensor | None = None  # all n, of which some may be missing
+        self._missing = torch.empty(0, dtype=torch.bool, device="cpu")
 
     def __len__(self) -> int:
         return self.n
@@ -106,60 +106,76 @@ class SyntheticFaces(Dataset):
             raise IndexError(f"face {i} of {self.n}")
         return to_float(self.batch([i % self.n])[0]), dict(self.factors([i % self.n])[0].items())
 
-    def factors(self, indices) -> FaceFactors:
+    @property
+    def fingerprint(self) -> dict[str, int | str]:
+        "What tells this data set from others: the count of images, and what they are called."
+        return dict(count=self.n, names=f"faces-v{_RENDERER_VERSION}-{self.image_size}-seed{self.seed}")
+
+    def factors(self, indices: Sequence[int] | Tensor) -> FaceFactors:
         "What the faces with these indices are made from."
-        return FaceFactors.at(_indices(indices, self.n), self.seed)
+        return FaceFactors.at(self._checked(indices), self.seed)
 
-    def texture_seeds(self, indices) -> Tensor:
+    def texture_seeds(self, indices: Sequence[int] | Tensor) -> Tensor:
         "What the factors leave to chance, (N,) int64 for `render`."
-        return _keys(self.seed ^ 0x5DEECE66D, _indices(indices, self.n))
+        return _keys(self.seed ^ 0x5DEECE66D, self._checked(indices))
 
-    def draw(self, indices) -> Tensor:
+    def draw(self, indices: Sequence[int] | Tensor) -> Tensor:
         "N x 3 x S x S uint8, drawn afresh."
         from tqdm import tqdm
 
-        parts = tqdm(
-            _indices(indices, self.n).split(1024), desc="drawing faces", unit="k", leave=False, delay=3
-        )
-        return torch.cat(
-            [to_uint8(render(self.factors(i), self.texture_seeds(i), self.image_size)) for i in parts]
-        )
+        parts = self._checked(indices).split(1024)
+        images = []
+        for i in tqdm(parts, desc="drawing faces", unit="k", leave=False, delay=3):
+            images.append(to_uint8(render(self.factors(i), self.texture_seeds(i), self.image_size)))
+        return torch.cat(images)
 
-    def images(self, indices=None) -> Tensor:
+    def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         "N x 3 x S x S uint8, of all faces unless told which; from the cache if there is one."
-        wanted = _indices(range(self.n) if indices is None else indices, self.n)
+        wanted = self._checked(range(self.n) if indices is None else indices)
         if not self.cache:
             return self.draw(wanted)
         with _DRAWING:
-            self._complete(wanted)
-        return self._images if indices is None else self._images[wanted]
+            images = self._complete(wanted)
+        return images if indices is None else images[wanted]
 
-    batch = images
+    def batch(self, indices: Sequence[int] | Tensor) -> Tensor:
+        "The images at `indices`, N x 3 x S x S uint8."
+        return self.images(indices)
 
-    def _complete(self, wanted: Tensor) -> None:
-        "See to it that the wanted faces are in memory: from the cache, or drawn."
-        shape = (self.n, 3, self.image_size, self.image_size)
-        path = (
-            cache_folder()
-            / f"faces-v{RENDERER_VERSION}-{self.n}x{self.image_size}-seed{self.seed}.safetensors"
-        )
+    def _checked(self, indices: Sequence[int] | Tensor) -> Tensor:
+        "Indices as (N,) int64. Raises `DataError` for what is no index of this data set."
+        i = torch.as_tensor(list(indices) if isinstance(indices, range) else indices, device="cpu")
+        if i.shape == (0,):
+            return i.to(torch.int64)
+        whole = not i.is_floating_point() and i.dtype != torch.bool
+        if not (whole and i.min() >= 0 and i.max() < self.n):
+            raise DataError(f"indices must be whole numbers from 0 to {self.n - 1}, got {brief(indices)}")
+        return i.to(torch.int64)
+
+    def _complete(self, wanted: Tensor) -> Tensor:
+        "All images in memory, of which the wanted ones are there: from the cache, or drawn."
+        name = f"faces-v{_RENDERER_VERSION}-{self.n}x{self.image_size}-seed{self.seed}.safetensors"
+        path, shape = cache_folder() / name, (self.n, 3, self.image_size, self.image_size)
         if self._images is None:
             kept = _read_cache(path, shape)
             self._images = torch.empty(shape, dtype=torch.uint8, device="cpu") if kept is None else kept
             self._missing = torch.full((self.n,), kept is None, device="cpu")
-        if not self._missing[wanted].any():
-            return
-        asked = (
-            torch.zeros(self.n, dtype=torch.bool, device="cpu").index_fill_(0, wanted, True) & self._missing
-        )
-        others = (self._missing & ~asked).nonzero()[:, 0]
-        more = max(0, 64 - int(asked.sum()))
-        if len(others) - more <= 256:
-            more = len(others)  # the last ones, which nobody may ask for
-        drawn = torch.cat([asked.nonzero()[:, 0], others[:more]])
-        self._images[drawn], self._missing[drawn] = self.draw(drawn), False
-        if not self._missing.any():
-            _write_cache(path, self._images)
+        if self._missing[wanted].any():
+            chosen = _choose(wanted, self._missing)
+            self._images[chosen], self._missing[chosen] = self.draw(chosen), False
+            if not self._missing.any():
+                _write_cache(path, self._images)
+        return self._images
+
+
+def _choose(wanted: Tensor, missing: Tensor) -> Tensor:
+    "Which to draw now, of the `missing`, (n,) bool: the wanted ones, more up to 64, or all that are left."
+    asked = torch.zeros_like(missing).index_fill_(0, wanted, True) & missing
+    others = (missing & ~asked).nonzero()[:, 0]
+    more = max(0, 64 - int(asked.sum()))
+    if len(others) - more <= 256:
+        more = len(others)
+    return torch.cat([asked.nonzero()[:, 0], others[:more]])
 
 
 _DRAWING = Lock()  # drawing uses all cores: one thread at a time

@@ -5,135 +5,144 @@
 # %% ../../nbs/reference/faces_features.ipynb #aa73e4ed
 from __future__ import annotations
 
+from types import SimpleNamespace
 
 import torch
-from .brushes import _IRIS
-from .brushes import _bump
-from .brushes import _fill
-from .brushes import _hill
-from .brushes import _mix
-from .brushes import _noise
-from .brushes import _over
-from .brushes import _part
-from .brushes import _put
-from .brushes import _ramp
-from .brushes import _rgb
-from .brushes import _shade
+from torch import Tensor
+
+from vae_tutorial.faces.brushes import (
+    _IRIS,
+    _bump,
+    _common,
+    _fill,
+    _hill,
+    _mix,
+    _noise,
+    _over,
+    _part,
+    _put,
+    _radius,
+    _ramp,
+    _rgb,
+    _shade,
+)
 from .factors import _step
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/reference/faces_features.ipynb #87894831
-def _eyes(s):
+def _eyes(s: SimpleNamespace) -> None:
+    "Paint both eyes: within the lids, and the lids."
     p = _part(s, top=-0.36, bottom=0.32, width=0.56)
     f = p.f
-    w, smile, lash = 0.115 * (1 + 0.22 * f.eye_size), f.mouth.clamp(min=0), f.lip_color
-    x, y = p.AX - p.eye_x, p.Y - p.eye_y
-    q = x / w
-    q2 = q * q
-    arch = (1 - q2).clamp(min=-0.6)  # q: -1 at the inner corner, 1 at the outer
-    y = y + (0.16 * x + 0.02 * q) * (f.eye_tilt * 0.6 + 0.25)
-    up = -0.062 * (1 + 0.20 * f.eye_size) * arch * (1 - 0.15 * q)
-    lo = 0.040 * (1 + 0.15 * f.eye_size) * (1 - 0.35 * smile) * arch * (1 + 0.25 * q)
-    a = _fill(torch.maximum(up - y, y - lo) * 0.9, p.px)
-    under = _step(0.055, 0.0, y - up)  # the upper lid's shadow
-    white = (0.62 + 0.38 * _step(-0.9, 0.9, p.diff + 0.4)) * (1 - 0.38 * under - 0.12 * q2.clamp(max=1))
-    _over(p, _rgb(0.95, 0.935, 0.925) * white[:, None], a)
-    ix, iy = x - f.gaze * 0.022 * p.sign + 0.004, y + 0.010
-    r, R = torch.sqrt(ix * ix + iy * iy + 1e-7), 0.055 * (1 + 0.08 * f.eye_size)
-    form = (0.75 + 0.75 * _step(-0.03, 0.05, iy)) * (1 - 0.60 * _step(0.62, 1.0, r / R)) * (1 - 0.45 * under)
-    _over(p, _ramp(p.F.eye_color, _IRIS) * form[:, None], a * _fill(r - R, p.px))
-    _over(p, _rgb(0.03, 0.025, 0.03), a * _fill(r - 0.023, p.px))
-    hx, hy = ix * p.sign - 0.018 * torch.tanh(3 * p.L[0]), iy + 0.020
-    _over(p, _rgb(1.0, 1.0, 1.0), 0.95 * a * _fill(torch.sqrt(hx * hx + hy * hy + 1e-7) - 0.015, p.px))
-    _over(p, _rgb(0.9, 0.92, 1.0), 0.35 * a * _bump(hx + 0.03, hy - 0.034, 0.010, 0.010))
-    ends, dark = (
-        _step(1.22, 0.95, q) * _step(-1.12, -0.95, q),
-        _mix(p.hair * 0.25, _rgb(0.05, 0.035, 0.035), 0.7),
-    )
-    lid = _fill((y - up + 0.006).abs() - 0.011 - 0.009 * _step(-0.8, 0.9, q) - 0.006 * lash, p.px) * ends
-    _over(p, dark, torch.maximum(lid * 0.92, _bump(q - 1.08, y + 0.022, 0.17, 0.016) * (0.25 + 0.6 * lash)))
-    _over(p, p.dim * 0.75, 0.55 * ends * _fill((y - lo - 0.004).abs() - 0.006, p.px) * _step(-0.9, 0.6, q))
-    _shade(
-        p,
-        _rgb(0.60, 0.50, 0.50),
-        0.60 * _hill(y - up * 1.25 + 0.036, 0.014) * _step(1.2, 0.7, q) * _step(-1.1, -0.5, q),
-    )  # crease
-    _shade(
-        p,
-        _rgb(0.66, 0.52, 0.56),
-        0.5 * lash * _hill(y - up * 1.1 + 0.020, 0.03) * _step(1.4, 0.5, q) * _step(-1.1, -0.2, q) * (1 - a),
-    )
-    _over(p, p.skin * _rgb(0.88, 0.60, 0.58), 0.6 * _bump(q + 1.0, y / w - 0.05, 0.16, 0.14))
-    _shade(
-        p, _rgb(0.86, 0.78, 0.78), _hill(y - lo - 0.035, 0.018) * arch.clamp(min=0) * (0.35 + 0.25 * smile)
-    )
+    width, smile = 0.115 * (1 + 0.22 * f.eye_size), f.mouth.clamp(min=0)
+    x = p.AX - p.eye_x
+    q = x / width  # -1 at the inner corner, 1 at the outer
+    arch = (1 - q * q).clamp(min=-0.6)
+    y = p.Y - p.eye_y + (0.16 * x + 0.02 * q) * (f.eye_tilt * 0.6 + 0.25)
+    upper = -0.062 * (1 + 0.20 * f.eye_size) * arch * (1 - 0.15 * q)
+    lower = 0.040 * (1 + 0.15 * f.eye_size) * (1 - 0.35 * smile) * arch * (1 + 0.25 * q)
+    inside = _fill(torch.maximum(upper - y, y - lower) * 0.9, p.px)
+    _eyeball(p, x, y, q, upper, inside)
+    _lids(p, y, q, upper, lower, inside)
+    tear = _bump(q + 1.0, y / width - 0.05, 0.16, 0.14)
+    _over(p, p.skin * _rgb(0.88, 0.60, 0.58), 0.6 * tear)
+    bag = _hill(y - lower - 0.035, 0.018) * arch.clamp(min=0) * (0.35 + 0.25 * smile)
+    _shade(p, _rgb(0.86, 0.78, 0.78), bag)
     _put(s, p)
 
+# %% ../../nbs/reference/faces_features.ipynb #bef49256
+def _eyeball(p: SimpleNamespace, x: Tensor, y: Tensor, q: Tensor, upper: Tensor, inside: Tensor) -> None:
+    "Paint white, iris, pupil and highlights, in the shadow of the upper lid."
+    shadow = _step(0.055, 0.0, y - upper)
+    white = (0.62 + 0.38 * _step(-0.9, 0.9, p.facing + 0.4)) * (
+        1 - 0.38 * shadow - 0.12 * (q * q).clamp(max=1)
+    )
+    _over(p, _rgb(0.95, 0.935, 0.925) * white[:, None], inside)
 
-def _brows(s):
+    x, y = x - p.f.gaze * 0.022 * p.sign + 0.004, y + 0.010
+    r, iris = _radius(x, y, 1e-7), 0.055 * (1 + 0.08 * p.f.eye_size)
+    form = (0.75 + 0.75 * _step(-0.03, 0.05, y)) * (1 - 0.60 * _step(0.62, 1.0, r / iris))
+    form = form * (1 - 0.45 * shadow)
+    _over(p, _ramp(p.factors.eye_color, _IRIS) * form[:, None], inside * _fill(r - iris, p.px))
+    _over(p, _rgb(0.03, 0.025, 0.03), inside * _fill(r - 0.023, p.px))
+
+    x, y = x * p.sign - 0.018 * torch.tanh(3 * p.light[0]), y + 0.020
+    _over(p, _rgb(1.0, 1.0, 1.0), 0.95 * inside * _fill(_radius(x, y, 1e-7) - 0.015, p.px))
+    _over(p, _rgb(0.9, 0.92, 1.0), 0.35 * inside * _bump(x + 0.03, y - 0.034, 0.010, 0.010))
+
+
+def _lids(p: SimpleNamespace, y: Tensor, q: Tensor, upper: Tensor, lower: Tensor, inside: Tensor) -> None:
+    "Paint lashes, the lower lid's edge, the crease and eye shadow."
+    lash = p.f.lip_color
+    ends = _step(1.22, 0.95, q) * _step(-1.12, -0.95, q)
+    dark = _mix(p.hair * 0.25, _rgb(0.05, 0.035, 0.035), 0.7)
+    thickness = (y - upper + 0.006).abs() - 0.011 - 0.009 * _step(-0.8, 0.9, q) - 0.006 * lash
+    lid = _fill(thickness, p.px) * ends
+    wing = _bump(q - 1.08, y + 0.022, 0.17, 0.016) * (0.25 + 0.6 * lash)
+    _over(p, dark, torch.maximum(lid * 0.92, wing))
+    edge = _fill((y - lower - 0.004).abs() - 0.006, p.px)
+    _over(p, p.dim * 0.75, 0.55 * ends * edge * _step(-0.9, 0.6, q))
+    crease = 0.60 * _hill(y - upper * 1.25 + 0.036, 0.014) * _step(1.2, 0.7, q) * _step(-1.1, -0.5, q)
+    _shade(p, _rgb(0.60, 0.50, 0.50), crease)
+    painted = 0.5 * lash * _hill(y - upper * 1.1 + 0.020, 0.03) * _step(1.4, 0.5, q) * _step(-1.1, -0.2, q)
+    _shade(p, _rgb(0.66, 0.52, 0.56), painted * (1 - inside))
+
+# %% ../../nbs/reference/faces_features.ipynb #0f3a8808
+def _brows(s: SimpleNamespace) -> None:
+    "Paint both brows: a bent stroke of strands that thins outwards."
     p = _part(s, top=-0.52, bottom=0.16, width=0.56)
-    f = p.f
-    w = 0.145
-    q = (p.AX - p.eye_x - 0.012) / w
-    y = (
-        p.Y
-        + 0.165
-        + 0.040 * f.brow_height
-        - 0.022 * (q - 0.15) ** 2
-        + 0.032 * (f.brow_angle - 0.2) * q
-        - 0.022 * _step(0.3, 1.1, q)
-    )
-    n = _noise(p, 60, p.X * 1.6 + y * 2.2 * p.sign, y * 3, 10, 80)
-    t = (0.014 + 0.016 * f.brow_thickness) * (1 - 0.55 * _step(0.0, 1.05, q)) * _step(-1.15, -0.75, q)
-    a = _fill(torch.maximum(y.abs() - t - 0.006 * n, (q.abs() - 1.02) * w), p.px * 1.2) * (0.80 + 0.22 * n)
-    _over(
-        p,
-        _mix(p.hair * 0.70, _rgb(0.12, 0.08, 0.06), 0.35) * (1 + 0.3 * n)[:, None],
-        (a * 0.92).clamp(0, 1) * p.face,
-    )
+    f, width = p.f, 0.145
+    q = (p.AX - p.eye_x - 0.012) / width
+    y = p.Y + 0.165 + 0.040 * f.brow_height - 0.022 * (q - 0.15) ** 2
+    y = y + 0.032 * (f.brow_angle - 0.2) * q - 0.022 * _step(0.3, 1.1, q)
+    strands = _noise(p, 60, p.X * 1.6 + y * 2.2 * p.sign, y * 3, 10, 80)
+    thick = (0.014 + 0.016 * f.brow_thickness) * (1 - 0.55 * _step(0.0, 1.05, q)) * _step(-1.15, -0.75, q)
+    stroke = torch.maximum(y.abs() - thick - 0.006 * strands, (q.abs() - 1.02) * width)
+    alpha = _fill(stroke, p.px * 1.2) * (0.80 + 0.22 * strands)
+    color = _mix(p.hair * 0.70, _rgb(0.12, 0.08, 0.06), 0.35) * (1 + 0.3 * strands)[:, None]
+    _over(p, color, (alpha * 0.92).clamp(0, 1) * p.face)
     _put(s, p)
 
 # %% ../../nbs/reference/faces_features.ipynb #49dbcc62
-def _mouth(s):
+def _mouth(s: SimpleNamespace) -> None:
+    "Paint lips, what shows between them, and the corners of the mouth."
     p = _part(s, top=0.10, bottom=0.75, width=0.50)
-    f = p.f
-    m, smile = f.mouth, f.mouth.clamp(min=0)
-    open_ = _step(0.25, 1.0, m)
-    w = 0.150 * (1 + 0.18 * f.mouth_width) + 0.045 * smile
-    X = p.X - 0.012 * p.sy
-    q = X / w
-    aq, q2 = q.abs(), q * q
-    arch = 1 - q2
-    arch0 = arch.clamp(min=1e-4)
-    e = torch.exp(0.8 * torch.log(arch0))
-    y = p.Y - p.mouth_y - (0.040 * (m + 0.15) - 0.012 * m.clamp(max=0)) * (arch.clamp(min=-0.4) - 0.45)
-    gap, full = 0.105 * open_, 0.65 + 0.55 * f.lips
-    up, lo = -gap * 0.18 * e, gap * 0.82 * e
-    middle, ends = 0.5 * (up + lo), (aq - 1) * w
+    f, smile = p.f, p.f.mouth.clamp(min=0)
+    opened = _step(0.25, 1.0, f.mouth)
+    width = 0.150 * (1 + 0.18 * f.mouth_width) + 0.045 * smile
+    x = p.X - 0.012 * p.sin_yaw
+    q = x / width
+    aq, arch = q.abs(), 1 - q * q
+    log_arch = torch.log(arch.clamp(min=1e-4))
+    corners = 0.040 * (f.mouth + 0.15) - 0.012 * f.mouth.clamp(max=0)
+    y = p.Y - p.mouth_y - corners * (arch.clamp(min=-0.4) - 0.45)
+    gap, full, opening = 0.105 * opened, 0.65 + 0.55 * f.lips, torch.exp(0.8 * log_arch)
+    upper, lower = -gap * 0.18 * opening, gap * 0.82 * opening
+    middle, ends = 0.5 * (upper + lower), (aq - 1) * width
     bow = 1 - 0.30 * _hill(q, 0.16) + 0.10 * _hill(aq - 0.30, 0.2)
-    below = 0.052 * full * (1 - 0.15 * open_)
-    top, bottom = (
-        up - 0.040 * full * (1 - 0.25 * open_) * e * bow,
-        lo + below * torch.exp(0.6 * torch.log(arch0)),
-    )
-    lips = _fill(torch.maximum(torch.maximum(top - y, y - bottom), ends), p.px)
-    inside = _fill(torch.maximum(torch.maximum(up - y, y - lo), ends), p.px) * _step(0.0, 0.15, open_)
-    tone = (1.0 - 0.22 * _step(0.012, -0.012, y - middle)) * (0.72 + 0.34 * _step(-0.5, 1.0, p.diff))
-    gleam = _bump(y - lo - below * 0.42, q - 0.15 * p.L[0], 0.013, 0.42) * (0.13 + 0.11 * f.lip_color)
+    below = 0.052 * full * (1 - 0.15 * opened)
+    top = upper - 0.040 * full * (1 - 0.25 * opened) * opening * bow
+    bottom = lower + below * torch.exp(0.6 * log_arch)
+
+    lips = _fill(_common(top - y, y - bottom, ends), p.px)
+    lit = 0.72 + 0.34 * _step(-0.5, 1.0, p.facing)
+    tone = (1.0 - 0.22 * _step(0.012, -0.012, y - middle)) * lit
+    gleam = _bump(y - lower - below * 0.42, q - 0.15 * p.light[0], 0.013, 0.42) * (0.13 + 0.11 * f.lip_color)
     _over(p, (p.lip * tone[:, None] + gleam[:, None]).clamp(0, 1), lips * 0.92 * p.face)
+
+    inside = _fill(_common(upper - y, y - lower, ends), p.px) * _step(0.0, 0.15, opened)
     _over(p, _rgb(0.22, 0.06, 0.06), inside)
-    _over(
-        p, _rgb(0.66, 0.26, 0.26), 0.7 * inside * _fill(up + gap * 0.72 * e - y, p.px) * _hill(q, 0.6)
-    )  # tongue
-    teeth = 0.98 - 0.35 * q2.clamp(max=1) - 0.25 * _step(0.02, 0.0, y - up)
-    _over(p, _rgb(0.96, 0.945, 0.92) * teeth[:, None], inside * _fill(y - up - gap * 0.60 * e, p.px))
-    _over(
-        p,
-        _rgb(0.28, 0.09, 0.09) * (0.6 + 0.4 * p.skin),
-        0.85 * _hill(y - middle, 0.011) * _step(1.06, 0.9, aq) * (1 - open_),
-    )
-    _shade(p, _rgb(0.50, 0.36, 0.36), 0.65 * p.face * _bump(aq - 1.0, y / w, 0.12, 0.12))  # corners
-    _shade(p, _rgb(0.74, 0.62, 0.60), 0.55 * p.face * _bump(X, y - (gap * 0.82 + below + 0.028), 0.10, 0.020))
+    tongue = _fill(upper + gap * 0.72 * opening - y, p.px)
+    _over(p, _rgb(0.66, 0.26, 0.26), 0.7 * inside * tongue * _hill(q, 0.6))
+    bright = 0.98 - 0.35 * (q * q).clamp(max=1) - 0.25 * _step(0.02, 0.0, y - upper)
+    teeth = _fill(y - upper - gap * 0.60 * opening, p.px)
+    _over(p, _rgb(0.96, 0.945, 0.92) * bright[:, None], inside * teeth)
+
+    closed = 0.85 * _hill(y - middle, 0.011) * _step(1.06, 0.9, aq) * (1 - opened)
+    _over(p, _rgb(0.28, 0.09, 0.09) * (0.6 + 0.4 * p.skin), closed)
+    _shade(p, _rgb(0.50, 0.36, 0.36), 0.65 * p.face * _bump(aq - 1.0, y / width, 0.12, 0.12))
+    under = _bump(x, y - (gap * 0.82 + below + 0.028), 0.10, 0.020)
+    _shade(p, _rgb(0.74, 0.62, 0.60), 0.55 * p.face * under)
     _put(s, p)

@@ -5,67 +5,51 @@
 # %% ../../nbs/reference/faces_glasses.ipynb #3f892fb6
 from __future__ import annotations
 
+from types import SimpleNamespace
 
 import torch
-from .brushes import _fill
-from .brushes import _hill
-from .brushes import _hue
-from .brushes import _mix
-from .brushes import _over
-from .brushes import _part
-from .brushes import _put
-from .brushes import _rgb
-from .brushes import _shade
-from .factors import _step
-from .brushes import _t
+from torch import Tensor
+
+from .brushes import _fill, _hill, _hue, _mix, _over, _part, _put, _radius, _rgb, _shade, _t
+from .factors import FaceFactors, _step
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/reference/faces_glasses.ipynb #8fdce75d
-def _glasses(s):
-    who = (s.F.glasses > 0).nonzero()[:, 0]
+def _glasses(s: SimpleNamespace) -> None:
+    "Paint glasses on those who wear them: shadow, glare, frame."
+    who = (s.factors.glasses > 0).nonzero()[:, 0]
     if not len(who):
         return
     p = _part(s, top=-0.42, bottom=0.38, width=0.60, who=who)
-    round_ = p.F.glasses[:, None, None] == 1
     x, y = p.AX - p.eye_x - 0.012, p.Y - p.eye_y - 0.018
-    bx, by = x.abs() - 0.120, y.abs() - 0.070
-    box = (
-        torch.sqrt(bx.clamp(min=0) ** 2 + by.clamp(min=0) ** 2 + 1e-7)
-        + torch.maximum(bx, by).clamp(max=0)
-        - 0.045
-    )
-    d = torch.where(round_, torch.sqrt(x * x + y * y + 1e-7) - 0.152, box)
-    inner = p.eye_x + 0.012 - torch.where(round_, _t(0.152), _t(0.165))
+    ring = p.factors.glasses[:, None, None] == 1
+    d = torch.where(ring, _radius(x, y, 1e-7) - 0.152, _box(x, y))
+    inner = p.eye_x + 0.012 - torch.where(ring, _t(0.152), _t(0.165))
     bridge = _fill((y + 0.030 - 0.9 * p.X**2).abs() - 0.012, p.px) * _fill(p.AX - inner, p.px)
-    temple = (
-        _fill((y + 0.030).abs() - 0.012, p.px) * _fill(0.150 - x, p.px) * _fill(p.hx.abs() - p.W * 1.02, p.px)
-    )
-    frame = torch.maximum(torch.maximum(_fill(d.abs() - 0.0135, p.px), bridge), temple)
-    tinted = (0.75 * _step(0.45, 0.75, p.F.clothes_light))[:, None, None, None]
-    color = _mix(
-        _rgb(0.06, 0.05, 0.06), _hue(p.F.clothes_hue + 0.5, torch.full_like(p.F.skin, 0.45), 1.2), tinted
-    )
+    temple = _fill((y + 0.030).abs() - 0.012, p.px) * _fill(0.150 - x, p.px)
+    temple = temple * _fill(p.hx.abs() - p.half_width * 1.02, p.px)
+    rim = _fill(d.abs() - 0.0135, p.px)
+    frame = torch.maximum(torch.maximum(rim, bridge), temple)
+
     _shade(p, _rgb(0.75, 0.68, 0.68), 0.5 * p.face * _hill(d - 0.02, 0.03))
-    _over(
-        p, _rgb(0.95, 0.98, 1.0), _fill(d, p.px) * (0.05 + 0.16 * _hill(x * p.sign * 0.8 + y + 0.03, 0.025))
-    )
-    _over(p, (color * (1 + 0.8 * _step(0.3, 1.0, _hill(y + 0.10, 0.05)))[:, None]).clamp(0, 1), frame)
+    glare = 0.05 + 0.16 * _hill(x * p.sign * 0.8 + y + 0.03, 0.025)
+    _over(p, _rgb(0.95, 0.98, 1.0), _fill(d, p.px) * glare)
+    gloss = 1 + 0.8 * _step(0.3, 1.0, _hill(y + 0.10, 0.05))
+    _over(p, (_frame_color(p.factors) * gloss[:, None]).clamp(0, 1), frame)
     _put(s, p)
 
 
-def _front_hair(s):
-    st, f = s.st, s.f
-    a = _fill(torch.maximum(torch.maximum(s.h_out, s.h_win), s.h_end), 1.3 * s.px)
-    end = _mix(st.len0, st.len1, f.hair_length)
-    thin = st.fade * _step(end - 0.30, end - 0.02, s.hy) + (
-        1 - st.body
-    )  # shaved or faded: skin shows through
-    a = a * (1 - thin.clamp(0, 1) * (0.62 - 0.45 * s.strand).clamp(0, 1))
-    turn = 1 - 0.38 * _step(-0.10, 0.0, s.h_win) * (
-        1 - _step(-0.3, -0.6, s.hy)
-    )  # darker where it turns in to the face
-    low = 1 - 0.25 * _step(0.15, 0.55, s.hy) * _step(0.62, 0.38, s.h_x.abs())
-    color = s.hair_rgb * (turn * low)[:, None]
-    _over(s, _mix(color, _mix(s.dim, s.hair, 0.45), (s.part_line * 0.55)[:, None]), a)
+def _box(x: Tensor, y: Tensor) -> Tensor:
+    "The signed distance of a box with rounded corners, 0.33 wide and 0.23 high."
+    bx, by = x.abs() - 0.120, y.abs() - 0.070
+    outside = _radius(bx.clamp(min=0), by.clamp(min=0), 1e-7)
+    return outside + torch.maximum(bx, by).clamp(max=0) - 0.045
+
+
+def _frame_color(factors: FaceFactors) -> Tensor:
+    "Black with dark clothes; with light ones, of the hue opposite to theirs."
+    tinted = (0.75 * _step(0.45, 0.75, factors.clothes_light))[:, None, None, None]
+    opposite = _hue(factors.clothes_hue + 0.5, torch.full_like(factors.skin, 0.45), 1.2)
+    return _mix(_rgb(0.06, 0.05, 0.06), opposite, tinted)

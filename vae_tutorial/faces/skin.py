@@ -5,123 +5,140 @@
 # %% ../../nbs/reference/faces_skin.ipynb #b2432197
 from __future__ import annotations
 
+from types import SimpleNamespace
 
 import torch
-from .brushes import _bump
-from .brushes import _hill
-from .brushes import _mix
-from .brushes import _noise
-from .brushes import _over
-from .brushes import _part
-from .brushes import _put
-from .brushes import _rgb
-from .brushes import _shade
-from .brushes import _spots
+from torch import Tensor
+
+from vae_tutorial.faces.brushes import (
+    _bump,
+    _hill,
+    _mix,
+    _noise,
+    _over,
+    _part,
+    _put,
+    _rgb,
+    _shade,
+    _spots,
+    _tint,
+)
 from .factors import _step
-from .brushes import _tint
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/reference/faces_skin.ipynb #30d00ae4
-def _relief(p):
-    "Light on the face, (0.6): sets `p.lit` in [0, 1] and `p.gloss`, and keeps n . l as `p.diff`."
-    f, X, Y, ax = p.f, p.X, p.Y, p.AX
-    p.smile, p.nw, p.nX = (
-        f.mouth.clamp(min=0),
-        1 + 0.30 * f.nose_width,
-        X - 0.07 * p.sy,
-    )  # the nose stands out, so it swings further
-    gx, gy, gm = (
-        torch.zeros_like(X),
-        torch.zeros_like(X),
-        torch.zeros_like(X),
-    )  # slopes; gm: of what the two halves share
+def _slopes(p: SimpleNamespace) -> tuple[Tensor, Tensor]:
+    "The slopes of the relief along X and Y."
+    f, Y, nose_x, nose_y = p.f, p.Y, p.nose_x, p.nose_y
+    along_x, along_y, mirrored_x = torch.zeros_like(Y), torch.zeros_like(Y), torch.zeros_like(Y)
 
     def hill(x, y, sx, sy, height, mirrored=False):
         e = _bump(x, y, sx, sy).mul_(height)
-        (gm if mirrored else gx).sub_((e * x).mul_(2 / sx**2))
-        gy.sub_(e.mul_(y).mul_(2 / sy**2))
+        (mirrored_x if mirrored else along_x).sub_((e * x).mul_(2 / sx**2))
+        along_y.sub_(e.mul_(y).mul_(2 / sy**2))
 
-    hill(p.nX, Y - (p.nose_y - 0.045), 0.075 * p.nw, 0.065, 0.075)  # tip of the nose
-    hill(p.nX, Y - (p.nose_y - 0.20), 0.050, 0.17, 0.045)  # bridge
-    hill(X, Y + 0.34, 0.34, 0.16, 0.040)  # forehead
-    hill(X, Y - 0.585, 0.13, 0.075, 0.040)  # chin
-    hill(X, Y - (p.mouth_y + 0.085), 0.15, 0.030, -0.014)  # below the lips
-    hill(X, Y - p.mouth_y, 0.19, 0.11, 0.020)  # mouth
-    hill(ax - p.eye_x, Y - p.eye_y + 0.01, 0.13, 0.085, -0.050, True)  # eye sockets
-    hill(ax - p.eye_x, Y + 0.165 + 0.02 * f.brow_height, 0.16, 0.055, 0.022, True)  # brow ridges
-    hill(ax - 0.27, Y - 0.165 + 0.03 * p.smile, 0.14, 0.12, 0.045 + 0.025 * p.smile, True)  # cheeks
-    hill(ax - 0.078 * p.nw, Y - (p.nose_y - 0.02), 0.042, 0.042, 0.020, True)  # wings of the nose
-    hill(ax - 0.20 - 0.02 * p.smile, Y - 0.30, 0.035, 0.11, -0.002 - 0.010 * p.smile, True)  # smile folds
-    gx.addcmul_(gm, torch.tanh(X * 22))
-    nx, ny, nz = p.nx - 1.2 * gx, p.ny - 1.2 * gy, p.nz
-    n = torch.rsqrt(nx * nx + ny * ny + nz * nz)
-    nx, ny, nz = nx * n, ny * n, nz * n
-    p.diff = nx * p.L[0] + ny * p.L[1] + nz * p.L[2]
-    shadow = 1 - 0.34 * _bump(p.nX + p.L[0] * 0.10, Y - p.nose_y + 0.03, 0.055, 0.10) * (
-        0.25 + 0.75 * p.L[0].abs()
-    )  # cast by the nose,
-    shadow = shadow * (1 - 0.28 * _bump(p.nX, Y - p.nose_y - 0.035, 0.085 * p.nw, 0.026))  # below it,
-    shadow = shadow * (1 - 0.30 * p.st.body * _step(0.10, -0.02, p.h_win + 0.03))  # cast by the hair,
-    p.lit = (
-        _step(-0.65, 1.05, p.diff)
-        * shadow
-        * (0.84 + 0.16 * _step(0.0, -0.10, p.face_d))
-        * (1 - 0.14 * _step(0.30, 0.62, Y))
-    )
-    k = torch.rsqrt(p.L[0] ** 2 + p.L[1] ** 2 + (p.L[2] + 1) ** 2)
-    g = ((nx * p.L[0] + ny * p.L[1] + nz * (p.L[2] + 1)) * k).clamp(min=0)
-    g = (g * g).square()
-    g = g * g
-    p.gloss = g * g * g
+    hill(nose_x, Y - (nose_y - 0.045), 0.075 * p.nose_width, 0.065, 0.075)  # tip of the nose
+    hill(nose_x, Y - (nose_y - 0.20), 0.050, 0.17, 0.045)  # bridge
+    hill(p.X, Y + 0.34, 0.34, 0.16, 0.040)  # forehead
+    hill(p.X, Y - 0.585, 0.13, 0.075, 0.040)  # chin
+    hill(p.X, Y - (p.mouth_y + 0.085), 0.15, 0.030, -0.014)  # below the lips
+    hill(p.X, Y - p.mouth_y, 0.19, 0.11, 0.020)  # mouth
+
+    eye_x, wing_x, cheek_x = p.AX - p.eye_x, p.AX - 0.078 * p.nose_width, p.AX - 0.27
+    fold_x, cheek_y = p.AX - 0.20 - 0.02 * p.smile, Y - 0.165 + 0.03 * p.smile
+    hill(eye_x, Y - p.eye_y + 0.01, 0.13, 0.085, -0.050, mirrored=True)  # eye sockets
+    hill(eye_x, Y + 0.165 + 0.02 * f.brow_height, 0.16, 0.055, 0.022, mirrored=True)  # brow ridges
+    hill(cheek_x, cheek_y, 0.14, 0.12, 0.045 + 0.025 * p.smile, mirrored=True)  # cheeks
+    hill(wing_x, Y - (nose_y - 0.02), 0.042, 0.042, 0.020, mirrored=True)  # wings of the nose
+    hill(fold_x, Y - 0.30, 0.035, 0.11, -0.002 - 0.010 * p.smile, mirrored=True)  # smile folds
+    return along_x.addcmul_(mirrored_x, torch.tanh(p.X * 22)), along_y
+
+# %% ../../nbs/reference/faces_skin.ipynb #c65fb308
+def _relief(p: SimpleNamespace) -> None:
+    "Light on the face, (0.6): sets `p.lit` in [0, 1], `p.gloss`, and `p.facing`, which is n . l."
+    along_x, along_y = _slopes(p)
+    nx, ny, nz = p.normal[0] - 1.2 * along_x, p.normal[1] - 1.2 * along_y, p.normal[2]
+    k = torch.rsqrt(nx * nx + ny * ny + nz * nz)
+    nx, ny, nz = nx * k, ny * k, nz * k
+    lx, ly, lz = p.light
+    p.facing = nx * lx + ny * ly + nz * lz
+    rim, neck = 0.84 + 0.16 * _step(0.0, -0.10, p.face_d), 1 - 0.14 * _step(0.30, 0.62, p.Y)
+    p.lit = _step(-0.65, 1.05, p.facing) * _cast_shadow(p) * rim * neck
+    k = torch.rsqrt(lx**2 + ly**2 + (lz + 1) ** 2)  # gloss: halfway between light and eye
+    gloss = ((nx * lx + ny * ly + nz * (lz + 1)) * k).clamp(min=0)
+    fourth = (gloss * gloss).square()
+    eighth = fourth * fourth
+    p.gloss = eighth * eighth * eighth
+
+
+def _cast_shadow(p: SimpleNamespace) -> Tensor:
+    "What the shadows of nose and hair leave of the light, in [0, 1]."
+    lx = p.light[0]
+    nose = _bump(p.nose_x + lx * 0.10, p.Y - p.nose_y + 0.03, 0.055, 0.10)
+    below_nose = _bump(p.nose_x, p.Y - p.nose_y - 0.035, 0.085 * p.nose_width, 0.026)
+    hair = 0.30 * p.style.body * _step(0.10, -0.02, p.hair_window + 0.03)
+    return (1 - 0.34 * nose * (0.25 + 0.75 * lx.abs())) * (1 - 0.28 * below_nose) * (1 - hair)
 
 # %% ../../nbs/reference/faces_skin.ipynb #c9723b4e
-def _skin(p):
+def _skin_color(p: SimpleNamespace) -> Tensor:
     "The color of the skin at every pixel, with grain, freckles and beard."
     f, X, Y, ax = p.f, p.X, p.Y, p.AX
     color = torch.lerp(p.dim.expand_as(p.rgb), (p.skin * 1.04).expand_as(p.rgb), p.lit[:, None])
-    warm = (0.25 + 0.75 * f.blush) * _bump(ax - 0.27, Y - 0.17, 0.13, 0.10) + 0.35 * _bump(
-        p.nX, Y - p.nose_y + 0.03, 0.08, 0.07
-    )
+    cheeks, nose = _bump(ax - 0.27, Y - 0.17, 0.13, 0.10), _bump(p.nose_x, Y - p.nose_y + 0.03, 0.08, 0.07)
+    warm = (0.25 + 0.75 * f.blush) * cheeks + 0.35 * nose
     _tint(color, _rgb(0.02, -0.16, -0.17), warm * 0.8)
-    _tint(color, _rgb(-0.12, -0.16, -0.14), 0.6 * _bump(ax - p.eye_x, Y - p.eye_y + 0.02, 0.13, 0.075))
+    sockets = _bump(ax - p.eye_x, Y - p.eye_y + 0.02, 0.13, 0.075)
+    _tint(color, _rgb(-0.12, -0.16, -0.14), 0.6 * sockets)
     color *= (1 + 0.055 * _noise(p, 50, X * 1.2, Y * 1.2, 76, 76))[:, None]
     if (f.freckles > 0).any():
         where = f.freckles * (_bump(ax - 0.18, Y - 0.12, 0.22, 0.11) + 0.18).clamp(max=1)
-        _tint(
-            color, _rgb(-0.24, -0.38, -0.46), 0.9 * where * _spots(p, 51, X * 1.15, Y * 1.15 + 0.1, 41, 0.30)
-        )
+        spots = _spots(p, 51, X * 1.15, Y * 1.15 + 0.1, 41, 0.30)
+        _tint(color, _rgb(-0.24, -0.38, -0.46), 0.9 * where * spots)
     color += (0.13 * p.gloss)[:, None] * _rgb(1.0, 0.96, 0.90)
     if (f.beard > 0).any():
-        n = _noise(p, 52, X * 1.3, Y * 0.8, 44, 92)
-        jaw = _step(0.115, 0.03, 0.20 * (0.42 - Y).clamp(min=0) - p.face_d) * _step(0.16, 0.34, Y)
-        zone = torch.maximum(
-            1.2 * _bump(X, Y - 0.60, 0.16, 0.12), 1.1 * _bump(X, Y - (p.mouth_y - 0.068), 0.17, 0.030)
-        ).clamp(max=1)
-        zone = torch.maximum(jaw, zone) * (1 - _bump(X, Y - (p.mouth_y + 0.015), 0.125, 0.038))
-        alpha = (
-            zone * (0.30 + 0.85 * f.beard + 0.55 * n * f.beard.sqrt()) * _step(0.0, 0.25, f.beard)
-        ).clamp(0, 0.95)
-        color = _mix(color, p.hair * (0.55 + 0.45 * p.lit + 0.50 * n)[:, None] + 0.02, alpha[:, None])
+        color = _bearded(p, color)
     return color.clamp(0, 1)
 
 
-def _face(s):
-    p = _part(s, top=-0.80, bottom=0.80, width=0.68)
+def _bearded(p: SimpleNamespace, color: Tensor) -> Tensor:
+    "Skin with a beard, from stubble on: along the jaw, on the chin and above the lips, not on them."
+    beard, X, Y = p.f.beard, p.X, p.Y
+    strands = _noise(p, 52, X * 1.3, Y * 0.8, 44, 92)
+    jaw = _step(0.115, 0.03, 0.20 * (0.42 - Y).clamp(min=0) - p.face_d) * _step(0.16, 0.34, Y)
+    chin = 1.2 * _bump(X, Y - 0.60, 0.16, 0.12)
+    mustache = 1.1 * _bump(X, Y - (p.mouth_y - 0.068), 0.17, 0.030)
+    zone = torch.maximum(jaw, torch.maximum(chin, mustache).clamp(max=1))
+    zone = zone * (1 - _bump(X, Y - (p.mouth_y + 0.015), 0.125, 0.038))
+    density = 0.30 + 0.85 * beard + 0.55 * strands * beard.sqrt()
+    alpha = (zone * density * _step(0.0, 0.25, beard)).clamp(0, 0.95)
+    tone = 0.55 + 0.45 * p.lit + 0.50 * strands
+    return _mix(color, p.hair * tone[:, None] + 0.02, alpha[:, None])
+
+# %% ../../nbs/reference/faces_skin.ipynb #e702eb6c
+def _skin(s: SimpleNamespace) -> None:
+    "Paint the skin of the face; sets `s.facing`, n . l, 0 beside the face."
+    p = _painted_part(s)
     _relief(p)
-    _over(p, _skin(p), p.face)
-    _shade(
-        p,
-        _rgb(0.42, 0.26, 0.24),
-        (0.85 * p.face * _bump(p.AX - 0.042 * p.nw, p.Y - p.nose_y - 0.012, 0.023 * p.nw, 0.015)).clamp(0, 1),
-    )  # nostrils
-    fold = (
-        _hill(p.AX - 0.105 * p.nw - 0.16 * (p.Y - p.nose_y + 0.02), 0.016)
-        * _step(p.nose_y - 0.05, p.nose_y + 0.02, p.Y)
-        * _step(p.mouth_y + 0.04, p.mouth_y - 0.08, p.Y)
-    )
-    _shade(p, _rgb(0.72, 0.60, 0.58), fold * (0.10 + 0.40 * p.smile) * p.face)
-    s.diff = torch.zeros_like(s.X)
-    s.diff[:, p.where[2], p.where[3]] = p.diff
+    _over(p, _skin_color(p), p.face)
+
+    nostril = _bump(p.AX - 0.042 * p.nose_width, p.Y - p.nose_y - 0.012, 0.023 * p.nose_width, 0.015)
+    _shade(p, _rgb(0.42, 0.26, 0.24), (0.85 * p.face * nostril).clamp(0, 1))
+    fold = _hill(p.AX - 0.105 * p.nose_width - 0.16 * (p.Y - p.nose_y + 0.02), 0.016)
+    below_nose = _step(p.nose_y - 0.05, p.nose_y + 0.02, p.Y)
+    above_mouth = _step(p.mouth_y + 0.04, p.mouth_y - 0.08, p.Y)
+    strength = fold * below_nose * above_mouth * (0.10 + 0.40 * p.smile)
+    _shade(p, _rgb(0.72, 0.60, 0.58), strength * p.face)
+
+    s.facing = torch.zeros_like(s.X)
+    s.facing[(slice(None), *p.where[2:])] = p.facing
     _put(s, p)
+
+
+def _painted_part(s: SimpleNamespace) -> SimpleNamespace:
+    "The part of the scene where skin can be, with what the mouth and the nose do to it."
+    p = _part(s, top=-0.80, bottom=0.80, width=0.68)
+    p.smile, p.nose_width = p.f.mouth.clamp(min=0), 1 + 0.30 * p.f.nose_width
+    p.nose_x = p.X - 0.07 * p.sin_yaw  # the nose stands out, so it swings further
+    return p

@@ -6,40 +6,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import brief, check_path
-from .batches import DataError
-from .files import IMAGE_SUFFIXES
-from ..faces.dataset import SyntheticFaces
-from .batches import _grey_or_color
-from .batches import _indices
-from .batches import _what
-from .batches import _whole
-from ..faces.dataset import cache_folder
-from .files import find_images
-from .files import read_image
-from .batches import to_float
-from .batches import Splits
-from .batches import random_split
+from ..checks import brief, check_choice, check_count, check_number, check_path
+from ..faces.dataset import SyntheticFaces, cache_folder
+from .batches import DataError, Splits, _indices, random_split, to_float
+from .files import find_images, read_image
 
 # %% auto #0
-__all__ = ['NAMES', 'TensorImages', 'FaceImages', 'FolderImages', 'open_dataset']
+__all__ = ['TensorImages', 'FolderImages', 'open_dataset']
 
 # %% ../../nbs/reference/image_datasets.ipynb #996958be
 class TensorImages(Dataset):
-    "Images in memory: N x C x H x W uint8. Items are C x H x W float32 in [-1, 1]; `batch(indices)` gives uint8."
+    """Images in memory: `images` is N x C x H x W uint8. Items are C x H x W float32 in [-1, 1].
 
-    def __init__(self, images: Tensor):
-        if not torch.is_tensor(images) or images.dtype != torch.uint8 or images.dim() != 4:
-            raise DataError(f"images must be a tensor N x C x H x W uint8, got {_what(images)}")
-        self.images, self.channels, self.image_size = images, images.shape[1], images.shape[-1]
+    `batch(indices)` gives N x C x H x W uint8. `names`: the images' names, if they have any, for the data
+    set's `fingerprint`. Raises `DataError` for other images.
+    """
+
+    def __init__(self, images: Tensor, names: Sequence[str] = ()):
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+            got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else brief(images)
+            raise DataError(f"images must be a tensor N x C x H x W uint8, got {got}")
+        self.images, self.fingerprint = images, list(names)
+        self.channels, self.image_size = images.shape[1], images.shape[-1]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -47,39 +45,23 @@ class TensorImages(Dataset):
     def __getitem__(self, i: int) -> Tensor:
         return to_float(self.images[i])
 
-    def batch(self, indices) -> Tensor:
+    def batch(self, indices: Any) -> Tensor:
         return self.images[_indices(indices, len(self))]
 
 
-class FaceImages(Dataset):
-    "The pictures of `faces`, a `SyntheticFaces`, without their factors, in 3 or 1 `channels`; drawn when they are asked for. Items and `batch` as in `TensorImages`."
-
-    def __init__(self, faces: SyntheticFaces, channels: int = 3):
-        if not isinstance(faces, SyntheticFaces):
-            raise DataError(f"faces must be SyntheticFaces, got {brief(faces)}")
-        self.faces, self.channels, self.image_size = faces, _grey_or_color(channels), faces.image_size
-
-    def __len__(self) -> int:
-        return len(self.faces)
-
-    def __getitem__(self, i: int) -> Tensor:
-        return to_float(self.batch([range(len(self))[i]])[0])
-
-    def batch(self, indices) -> Tensor:
-        return _as_channels(self.faces.images(indices), self.channels)
-
-
 class FolderImages(Dataset):
-    "Image files, decoded when they are asked for, by several threads. Items and `batch` as in `TensorImages`."
+    """The image files at `paths`, reduced to `image_size`, in 3 or 1 `channels`. Items as of `TensorImages`.
 
-    def __init__(self, paths: list[Path], image_size: int = 64, channels: int = 3):
-        if not isinstance(paths, (list, tuple)) or not all(isinstance(path, (str, Path)) for path in paths):
-            raise DataError(f"paths must be a list of paths, got {brief(paths)}")
-        self.paths, self.image_size, self.channels = (
-            list(paths),
-            _whole("image_size", image_size, 1, 8192),
-            _grey_or_color(channels),
-        )
+    A file is decoded each time it is asked for; `batch(indices)` decodes with several threads. `names`: what
+    the data set's `fingerprint` calls the files; their own names unless given. Raises `DataError` as
+    `read_image` does, when the file in question is asked for.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], image_size: int = 64, channels: int = 3, names: Sequence[str] = ()
+    ):
+        self.paths, self.image_size, self.channels = list(paths), image_size, channels
+        self.fingerprint = list(names) or [path.name for path in paths]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -87,19 +69,44 @@ class FolderImages(Dataset):
     def __getitem__(self, i: int) -> Tensor:
         return to_float(read_image(self.paths[i], self.image_size, self.channels))
 
-    def batch(self, indices) -> Tensor:
-        paths = [self.paths[i] for i in _indices(indices, len(self)).tolist()]
-        if not paths:
-            return torch.empty(
-                0, self.channels, self.image_size, self.image_size, dtype=torch.uint8, device="cpu"
-            )
+    def batch(self, indices: Any) -> Tensor:
+        wanted = _indices(indices, len(self)).tolist()
         with ThreadPoolExecutor(_DECODERS) as pool:
-            return torch.stack(
-                list(pool.map(lambda path: read_image(path, self.image_size, self.channels), paths))
-            )
+            images = pool.map(lambda i: read_image(self.paths[i], self.image_size, self.channels), wanted)
+            return torch.stack(list(images))
 
 
 _DECODERS = min(8, os.cpu_count() or 1)
+
+# %% ../../nbs/reference/image_datasets.ipynb #3a5dc906
+class _FaceImages(Dataset):
+    "The pictures of `faces` without their factors, in 3 or 1 `channels`. Items as of `TensorImages`."
+
+    def __init__(self, faces: SyntheticFaces, channels: int = 3):
+        self.faces, self.channels, self.image_size = faces, channels, faces.image_size
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return to_float(self.batch([range(len(self))[i]])[0])
+
+    def batch(self, indices: Any) -> Tensor:
+        return _as_channels(self.faces.images(indices), self.channels)
+
+    @property
+    def fingerprint(self) -> Any:
+        return getattr(self.faces, "fingerprint", None)
+
+
+def _as_channels(images: Tensor, channels: int) -> Tensor:
+    "N x 3 or 1 x S x S uint8 -> N x channels x S x S; grey is the usual luma."
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1).contiguous()
+    luma = 299 * images[:, :1].int() + 587 * images[:, 1:2].int() + 114 * images[:, 2:].int()
+    return ((luma + 500) // 1000).to(torch.uint8)
 
 # %% ../../nbs/reference/image_datasets.ipynb #4ec43950
 def _memory_limit() -> int:
@@ -110,21 +117,20 @@ def _memory_limit() -> int:
         return 2 * 2**30
 
 
-def _load_folder(paths: list[Path], image_size: int, channels: int, in_memory: bool | None = None) -> Dataset:
-    "Decode each file once: all errors come here. Keeps the images if they fit."
+def _load_folder(
+    folder: Path, paths: Sequence[Path], image_size: int, channels: int, in_memory: bool | None = None
+) -> Dataset:
+    "Decode each of the files at `paths` in `folder` once: all errors come here. Keep the images if they fit."
     from tqdm import tqdm
 
-    n = len(paths)
+    n, shape = len(paths), (channels, image_size, image_size)
+    names = [path.relative_to(folder).as_posix() for path in paths]
     if in_memory is None:
         in_memory = n * channels * image_size**2 <= _memory_limit()
-    kept = (
-        torch.empty(n, channels, image_size, image_size, dtype=torch.uint8, device="cpu")
-        if in_memory
-        else None
-    )
+    kept = torch.empty(n if in_memory else 0, *shape, dtype=torch.uint8, device="cpu")
     failed = []
 
-    def decode(i):
+    def decode(i: int) -> None:
         try:
             image = read_image(paths[i], image_size, channels)
         except DataError as error:
@@ -134,17 +140,16 @@ def _load_folder(paths: list[Path], image_size: int, channels: int, in_memory: b
                 kept[i] = image
 
     with ThreadPoolExecutor(_DECODERS) as pool:
-        for _ in tqdm(
-            pool.map(decode, range(n)), total=n, desc="reading images", unit="file", leave=False, delay=3
-        ):
+        done = pool.map(decode, range(n))
+        for _ in tqdm(done, total=n, desc="reading images", unit="file", leave=False, delay=3):
             pass
     if failed:
         more = f" (and {len(failed) - 1} more of {n} files)" if len(failed) > 1 else ""
         raise DataError(min(failed)[1] + more)
-    return TensorImages(kept) if in_memory else FolderImages(paths, image_size, channels)
+    return TensorImages(kept, names) if in_memory else FolderImages(paths, image_size, channels, names)
 
 # %% ../../nbs/reference/image_datasets.ipynb #2cb7ec0b
-NAMES = ("faces", "celeba", "fashion_mnist", "mnist")
+_NAMES = ("faces", "celeba", "fashion_mnist", "mnist")
 
 
 def open_dataset(
@@ -159,110 +164,73 @@ def open_dataset(
 ) -> Splits:
     """Training and validation images, each item `channels` x S x S float32 in [-1, 1] with S = `image_size`.
 
-    `name_or_path`: "faces" (drawn when asked for; `n` is 10,000 unless given), "celeba", "fashion_mnist", "mnist" (by torchvision, kept in `root` or `cache_folder()`), or a folder.
-    A folder that is called like a name is meant by "./faces". `channels`: 3 or 1; None: 1 for the two MNISTs, else 3. `n`: use so many images only. `valid_fraction`: share held out by `seed`, unless a folder has `train` and
-    `val` sub-folders. `in_memory`: keep a folder's images as bytes; None: if they fit. Raises `DataError`, in one line, before anything is trained.
+    `name_or_path`: "faces" (drawn when asked for; `n` of them, 10,000 unless given), "celeba",
+    "fashion_mnist", "mnist" (by torchvision, kept in `root` or the cache folder), or a folder; one that is
+    called like a name is meant by "./faces". `channels`: 3 or 1; None: 1 for the two MNISTs, else 3. `n`: use
+    so many images at most. `valid_fraction`: share held out by `seed`, unless a folder has `train` and `val`
+    sub-folders. `in_memory`: keep a folder's images as bytes; None: if they fit. Raises `ValueError` for a
+    setting out of range, `DataError` for data that cannot be used: in one line, before anything is trained.
     """
-    _whole("image_size", image_size, 8, 1024)
-    if channels is not None:
-        _grey_or_color(channels)
-    if n is not None:
-        _whole("n", n, 2, 2**31)
-    random_split(range(2), valid_fraction, seed)  # refuses a bad fraction or seed before the work
-    if not isinstance(name_or_path, (str, Path)) or not str(name_or_path):
-        raise DataError(f"the data set must be a name or a folder, got {brief(name_or_path)}")
-    if in_memory not in (None, True, False):
-        raise DataError(f"in_memory must be True, False or None, got {brief(in_memory)}")
-    check_path("the data set", name_or_path, DataError)
+    check_count("image_size", image_size, 8, 1024)
+    check_choice("channels", channels, (None, 1, 3))
+    check_count("n", 2 if n is None else n, 2)
+    check_number("valid_fraction", valid_fraction, positive=True, below=1)
+    check_count("seed", seed, 0, 2**63 - 1)
+    check_choice("in_memory", in_memory, (None, True, False))
+    folder = check_path("the data set", name_or_path)
+    root = cache_folder() if root is None else check_path("root", root)
     if name_or_path == "faces":
-        return random_split(
-            FaceImages(SyntheticFaces(10_000 if n is None else n, image_size, seed), channels or 3),
-            valid_fraction,
-            seed,
-        )
-    root = check_path("root", root, DataError) if root is not None else cache_folder()
+        faces = SyntheticFaces(n or 10_000, image_size, seed)
+        return random_split(_FaceImages(faces, channels or 3), valid_fraction, seed)
     if name_or_path in ("mnist", "fashion_mnist"):
-        images = _small_classic(name_or_path, root)
+        images = _small_classic(str(name_or_path), root)
         images = _resize_28(images[_choose(len(images), n, seed)], image_size)
         return random_split(TensorImages(_as_channels(images, channels or 1)), valid_fraction, seed)
     if name_or_path == "celeba":
-        name_or_path = _celeba(root)
-    elif (
-        isinstance(name_or_path, str)
-        and not Path(name_or_path).exists()
-        and not any(c in name_or_path for c in "/\\.")
-    ):
-        raise DataError(
-            f"unknown data set {brief(name_or_path)}: neither one of {', '.join(NAMES)} nor a folder"
-        )
-    parts = [find_images(folder) for folder in _own_split(Path(name_or_path))]
-    total = sum(map(len, parts))
-    if n is not None and n > total:
-        raise DataError(f"n must not exceed the {total} images of {str(name_or_path)!r}, got {n}")
-    if len(parts) == 1:
-        return random_split(
-            _load_folder(
-                [parts[0][i] for i in _choose(total, n, seed).tolist()], image_size, channels or 3, in_memory
-            ),
-            valid_fraction,
-            seed,
-        )
-    held_out = None if n is None else min(max(round(n * len(parts[1]) / total), 1), n - 1)
-    counts = (None, None) if n is None else (n - held_out, held_out)
-    return Splits(
-        *(
-            _load_folder(
-                [part[i] for i in _choose(len(part), count, seed).tolist()],
-                image_size,
-                channels or 3,
-                in_memory,
-            )
-            for part, count in zip(parts, counts)
-        )
-    )
+        folder = _celeba(root)
+    if not folder.exists() and not any(c in str(name_or_path) for c in "/\\."):
+        names = ", ".join(_NAMES)
+        raise DataError(f"unknown data set {brief(str(name_or_path))}: neither one of {names} nor a folder")
+    parts = [
+        _load_folder(part, paths, image_size, channels or 3, in_memory)
+        for part, paths in _chosen(_own_split(folder), n, seed)
+    ]
+    return Splits(*parts) if len(parts) == 2 else random_split(parts[0], valid_fraction, seed)
 
 # %% ../../nbs/reference/image_datasets.ipynb #0a67c1eb
-def _choose(total: int, n: int | None, seed: int) -> Tensor:
-    "Indices of `n` of `total` images, by seed, in order."
-    if n is None:
-        return torch.arange(total, device="cpu")
-    if n > total:
-        raise DataError(f"n must not exceed the {total} images of the data set, got {n}")
-    return (
-        torch.randperm(total, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[:n]
-        .sort()
-        .values
-    )
-
-
-def _as_channels(images: Tensor, channels: int) -> Tensor:
-    "N x 3 or 1 x S x S uint8 -> N x channels x S x S."
-    if images.shape[1] == channels:
-        return images
-    if channels == 3:
-        return images.expand(-1, 3, -1, -1).contiguous()
-    luma = 299 * images[:, :1].int() + 587 * images[:, 1:2].int() + 114 * images[:, 2:].int()
-    return ((luma + 500) // 1000).to(torch.uint8)
-
-
 def _own_split(folder: Path) -> tuple[Path, ...]:
-    "(train, val) if the folder, or the only folder in it, has such sub-folders; else (folder,)."
-    try:
-        inside = {
-            entry.name.lower(): entry
-            for entry in folder.iterdir()
-            if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX"
-        }
-    except OSError:
-        return (folder,)
+    "(train, val) if `folder`, or the only folder with images in it, has such sub-folders; else (folder,)."
+    top = sorted({image.relative_to(folder).parts[0] for image in find_images(folder)})
+    inside = {name.lower(): folder / name for name in os.listdir(folder) if (folder / name).is_dir()}
     for valid in ("val", "valid", "validation"):
         if "train" in inside and valid in inside:
             return inside["train"], inside[valid]
-    if len(inside) == 1 and not any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in folder.iterdir()):
-        deeper = _own_split(next(iter(inside.values())))
+    if len(top) == 1 and (folder / top[0]).is_dir():
+        deeper = _own_split(folder / top[0])
         if len(deeper) == 2:
             return deeper
     return (folder,)
+
+
+def _chosen(folders: tuple[Path, ...], n: int | None, seed: int) -> list[tuple[Path, list[Path]]]:
+    "The images of each folder, at most `n` in all: of two folders, as many of each as their sizes ask for."
+    found = [find_images(folder) for folder in folders]
+    sizes = [len(paths) for paths in found]
+    if n is not None and n < sum(sizes):
+        held_out = min(max(round(n * sizes[-1] / sum(sizes)), 1), n - 1)
+        sizes = [n] if len(sizes) == 1 else [n - held_out, held_out]
+    return [
+        (folder, [paths[i] for i in _choose(len(paths), size, seed).tolist()])
+        for folder, paths, size in zip(folders, found, sizes)
+    ]
+
+
+def _choose(total: int, n: int | None, seed: int) -> Tensor:
+    "Indices of at most `n` of `total` images, by seed, in order."
+    if n is None or n >= total:
+        return torch.arange(total, device="cpu")
+    order = torch.randperm(total, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    return order[:n].sort().values
 
 # %% ../../nbs/reference/image_datasets.ipynb #3a68b396
 def _resize_28(images: Tensor, image_size: int) -> Tensor:
@@ -272,14 +240,11 @@ def _resize_28(images: Tensor, image_size: int) -> Tensor:
         return images
     if image_size == 32:
         return F.pad(images, (2, 2, 2, 2))
-    parts = [
+    resized = [
         F.interpolate(part.to(torch.float32), size=(image_size, image_size), mode="bilinear", antialias=True)
-        .round()
-        .clamp(0, 255)
-        .to(torch.uint8)
         for part in images.split(4096)
     ]
-    return torch.cat(parts)
+    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in resized])
 
 
 def _small_classic(name: str, root: Path) -> Tensor:
@@ -288,37 +253,28 @@ def _small_classic(name: str, root: Path) -> Tensor:
 
     kind = {"mnist": torchvision.datasets.MNIST, "fashion_mnist": torchvision.datasets.FashionMNIST}[name]
     files = ", ".join(file for file, _ in kind.resources)
-    mirror = kind.mirrors[0] if isinstance(kind.mirrors, (list, tuple)) else kind.mirrors
-    return _download(
-        lambda: kind(str(root), train=True, download=True).data,
-        name,
-        files,
-        mirror,
-        root / kind.__name__ / "raw",
-    )
+    source = kind.mirrors[0] if isinstance(kind.mirrors, (list, tuple)) else kind.mirrors
+    where = root / kind.__name__ / "raw"
+    return _download(lambda: kind(str(root), train=True, download=True).data, name, files, source, where)
 
 
 def _celeba(root: Path) -> Path:
     "The folder of the aligned CelebA images."
     folder = root / "celeba" / "img_align_celeba"
-    if folder.is_dir():
-        return folder
-    import torchvision
+    if not folder.is_dir():
+        from torchvision.datasets import CelebA
 
-    _download(
-        lambda: torchvision.datasets.CelebA(str(root), split="all", download=True),
-        "celeba",
-        "img_align_celeba.zip (unpacked)",
-        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
-        folder,
-    )
+        source = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+        files = "img_align_celeba.zip (unpacked)"
+        _download(lambda: CelebA(str(root), split="all", download=True), "celeba", files, source, folder)
     return folder
 
 
-def _download(get, name: str, files: str, source: str, where: Path):
+def _download(get: Callable[[], Any], name: str, files: str, source: str, where: Path) -> Any:
     try:
         return get()
     except Exception as error:  # of a network, an archive, a server's answer, torchvision's checks
+        words = " ".join(str(error).split())[:60] or type(error).__name__
         raise DataError(
-            f"cannot download {name!r} ({' '.join(str(error).split())[:60] or type(error).__name__}); put {files} from {source} into {str(where)!r}"
+            f"cannot download {name!r} ({words}); put {files} from {source} into {str(where)!r}"
         ) from None

@@ -7,93 +7,97 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..checks import check_path
 from .batches import DataError
-from .batches import _grey_or_color
-from .batches import _whole
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'find_images', 'read_image']
+__all__ = ['find_images', 'read_image']
 
 # %% ../../nbs/reference/image_files.ipynb #b7b04290
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    "All images below `folder`, sorted by path; hidden ones and `__MACOSX` left out. Raises `DataError` if there is no such folder, or nothing in it."
-    folder = check_path("the folder", folder, DataError)
+    """All images below `folder`, sorted by their path in it.
+
+    Left out: hidden files and folders, `__MACOSX`, and sub-folders with a file `run.json`, which hold a run's
+    results. Raises `DataError` for a folder that is not there, cannot be read or holds no image.
+    """
+    folder = Path(folder)
     if not folder.exists():
         raise DataError(f"there is no folder {str(folder)!r}")
     if not folder.is_dir():
         raise DataError(f"{str(folder)!r} is a file; a folder of images is needed")
-    files = []
-    for where, folders, names in os.walk(folder, onerror=_cannot_list):
+    files: list[Path] = []
+    for where, folders, names in os.walk(folder, onerror=_refuse_folder):
+        if "run.json" in names and Path(where) != folder:
+            folders.clear()
+            continue
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         files += [Path(where, name) for name in names if not name.startswith(".")]
-    images = sorted(
-        (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES),
-        key=lambda file: file.relative_to(folder).as_posix(),
-    )
+    images = [file for file in files if file.suffix.lower() in _SUFFIXES]
     if not images:
-        holds = (
-            f"only other files, such as {sorted(file.name for file in files)[0]!r}" if files else "no files"
-        )
-        raise DataError(
-            f"the folder {str(folder)!r} holds no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}): {holds}"
-        )
-    return images
+        kinds = ", ".join(suffix[1:] for suffix in _SUFFIXES)
+        holds = f"only other files, such as {min(file.name for file in files)!r}" if files else "no files"
+        raise DataError(f"the folder {str(folder)!r} holds no images ({kinds}): {holds}")
+    return sorted(images, key=lambda file: file.relative_to(folder).as_posix())
 
 
-def _cannot_list(error: OSError):
+def _refuse_folder(error: OSError) -> None:
     raise DataError(f"cannot read the folder {error.filename!r}: {error.strerror}")
 
 # %% ../../nbs/reference/image_files.ipynb #876fa731
-def read_image(path: str | Path, image_size: int = 64, channels: int = 3) -> Tensor:
-    """One image file as `channels` x S x S uint8: its central square, reduced to S = `image_size`; `channels` is 3 (RGB) or 1 (grey).
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
-    Transparent images are laid on white. Raises `DataError` that names a file which is missing, empty, no image, incomplete, not 8 bits deep or smaller than S.
+
+def read_image(path: str | Path, image_size: int = 64, channels: int = 3) -> Tensor:
+    """One image file as `channels` x S x S uint8: its central square, reduced to S = `image_size`.
+
+    `channels`: 3 (RGB) or 1 (grey). Transparent images are laid on white. Raises `DataError`, which names the
+    file, if it is missing, empty, no image, incomplete, not 8 bits deep or smaller than S.
     """
     import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
-    path, mode = check_path("path", path, DataError), "RGB" if _grey_or_color(channels) == 3 else "L"
-    image_size = _whole("image_size", image_size, 1, 8192)
+    path = Path(path)
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{str(path)!r} is empty (0 bytes)")
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if min(image.size) < image_size:
-                raise DataError(
-                    f"{str(path)!r} is smaller than asked: {image.width}x{image.height}, image_size {image_size}"
-                )
-            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
+                size = f"{image.width}x{image.height}, image_size {image_size}"
+                raise DataError(f"{str(path)!r} is smaller than asked: {size}")
+            if image.mode not in _MODES:
                 raise DataError(f"{str(path)!r} is not an 8-bit image (mode {image.mode})")
-            image.draft(
-                mode, (image_size, image_size)
-            )  # lets a large JPEG be decoded at a fraction of its size
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert(mode)
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            if image.size != (image_size, image_size):
-                image = image.resize(
-                    (image_size, image_size), Image.LANCZOS, box=(left, top, left + side, top + side)
-                )
-            pixels = np.array(image)
+            pixels = np.array(_square(image, image_size, "RGB" if channels == 3 else "L"))
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(f"{str(path)!r} is not an image") from None
+        raise DataError(f"{str(path)!r} is not an image (JPEG, PNG, WebP or BMP)") from None
     except Exception as error:  # a decoder that meets bytes it does not expect may raise anything
-        raise DataError(
-            f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or ' '.join(str(error).split())[:120] or type(error).__name__}"
-        ) from None
+        words = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+        raise DataError(f"{str(path)!r} cannot be read: {words or type(error).__name__}") from None
     return torch.from_numpy(pixels).view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
+
+
+def _square(image: Image.Image, side: int, mode: str) -> Image.Image:
+    "The central square of `image`, upright, on white, in `mode`, reduced to `side` pixels."
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert(mode)
+    most = min(image.size)
+    left, top = (image.width - most) // 2, (image.height - most) // 2
+    box = (left, top, left + most, top + most)
+    return image.resize((side, side), Image.Resampling.LANCZOS, box=box)
