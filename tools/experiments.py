@@ -93,6 +93,20 @@ def write(name: str, value: object) -> None:
     print(f"nbs/experiments/{name}", flush=True)
 
 
+def slim(source: Path, target: Path) -> None:
+    "A checkpoint to load and to look at: both networks alone, of a run on any device, in any folder."
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(source / "checkpoint.safetensors", "pt") as file:
+        kept = [name for name in file.keys() if name.startswith(("model.", "discriminator."))]
+        tensors = {name: file.get_tensor(name) for name in kept}
+        about = json.loads(file.metadata()["about"])
+    about["config"] |= dict(device="auto", out=f"faces/{target.name}", save_every=None)
+    save_file(tensors, target / "checkpoint.safetensors", metadata={"about": json.dumps(about)})
+    (target / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
 def picture(out: Path, prefix: str, path: Path, n: int = 10) -> None:
     "Held-out images above both methods' reconstructions."
     import torch
@@ -114,8 +128,8 @@ def gather(names: list[str], out: Path) -> None:
             target = ROOT / "nbs/faces" / method
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
-            for file in ("checkpoint.safetensors", "config.json", "history.json"):
-                shutil.copy(out / f"seed0-{method}" / file, target / file)
+            shutil.copy(out / f"seed0-{method}/history.json", target / "history.json")
+            slim(out / f"seed0-{method}", target)
         picture(out, "seed0", IMAGES / "quickstart.png")
     if "seeds" in names:
         rows = []

@@ -127,8 +127,7 @@ class _Loop:
             for x in _batches(self.train_set, islice(order, left), config.shape(), self.device):
                 self.step(x)
                 stopped = signals.received is not None
-                timed_out = time.perf_counter() - began >= 60 * minutes
-                ended = not stopped and (timed_out or run.step >= self.limit)
+                ended = run.step >= self.limit or time.perf_counter() - began >= 60 * minutes
                 self.after_step(ended, stopped)
                 if ended or stopped:
                     break
@@ -185,10 +184,11 @@ class _Loop:
 @torch.no_grad()
 def _exchange(run: _Run) -> None:
     "Change the model's weights for the averaged ones, in place. Done twice, nothing has changed."
-    for name, tensor in _named_tensors(run.model).items() if run.average else ():
-        own = tensor.clone()
+    now = _named_tensors(run.model) if run.average else {}
+    own = {name: tensor.clone() for name, tensor in now.items()}
+    for name, tensor in now.items():
         tensor.copy_(run.average[name])
-        run.average[name].copy_(own)
+        run.average[name].copy_(own[name])
 
 # %% ../nbs/reference/training_loop.ipynb #81595683
 def _check_finite(run: _Run) -> None:

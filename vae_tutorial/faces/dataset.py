@@ -125,7 +125,7 @@ class SyntheticFaces(Dataset):
 
         parts = self._checked(indices).split(1024)
         images = []
-        for i in tqdm(parts, desc="drawing faces", unit="k", leave=False, delay=3):
+        for i in tqdm(parts, "drawing faces", unit="k", leave=False, delay=3, disable=len(parts) == 1):
             images.append(to_uint8(render(self.factors(i), self.texture_seeds(i), self.image_size)))
         return torch.cat(images)
 
