@@ -59,7 +59,7 @@ def _steps(layers: list[nn.Module]) -> tuple[int, list[int | None]]:
     return first, steps
 
 # %% ../nbs/reference/fuse.ipynb #2f72e4d8
-_OWN = (SameConv2d, SameConvTranspose2d, ChannelAffine, nn.BatchNorm2d)  # need their output no more
+_OWN = (SameConv2d, ChannelAffine, nn.BatchNorm2d)  # do not need their output again
 
 
 class _FusedSequential(nn.Sequential):

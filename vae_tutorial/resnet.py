@@ -163,9 +163,8 @@ def _check_architecture(image_size: int, in_channels: int, width: int, latent_di
     check_count("encoder_identity", encoder_identity, least=0)
     check_count("decoder_identity", decoder_identity, least=0)
     if image_size % 2**blocks:
-        raise ValueError(
-            f"image_size must be divisible by 2**blocks = {2**blocks}, got {image_size}"
-        )
+        least = 2**blocks
+        raise ValueError(f"image_size must be divisible by 2**blocks = {least}, got {image_size}")
     if latent_dim % 8:
         raise ValueError(f"latent_dim must be divisible by 8, got {latent_dim}")
     check_choice("input_norm", input_norm, ("layer", "none"))
