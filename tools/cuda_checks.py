@@ -20,14 +20,14 @@ import torch
 
 from vae_tutorial.checkpoint import load
 from vae_tutorial.config import TrainConfig
-from vae_tutorial.device import choose_device, choose_precision, describe_machine, memory_format
+from vae_tutorial.device import choose_device, choose_precision, describe_machine, _memory_format
 from vae_tutorial.evaluation import evaluate
 from vae_tutorial.faces.dataset import SyntheticFaces
 from vae_tutorial.fuse import fuse_
 from vae_tutorial.images.batches import load_batch, random_split
 from vae_tutorial.loop import train
 from vae_tutorial.measure import measure
-from vae_tutorial.randomness import kept_generators
+from vae_tutorial.randomness import _kept_generators
 
 faces = SyntheticFaces(96, image_size=32, cache=False)
 images = [faces[i][0] for i in range(len(faces))]
@@ -70,7 +70,7 @@ def same_networks(device: str) -> str:
     expected = plain.decode(plain.encode(x)[0])
     worst = 0.0
     for model in (copy.deepcopy(plain), fuse_(copy.deepcopy(plain))):
-        model = model.to(device, memory_format=memory_format(torch.device(device)))
+        model = model.to(device, memory_format=_memory_format(torch.device(device)))
         got = model.decode(model.encode(x.to(device))[0]).cpu()
         worst = max(worst, (got - expected).abs().max().item())
     assert worst < 1e-9, worst
@@ -83,7 +83,7 @@ def generators(device: str) -> str:
     torch.manual_seed(5)
     before = torch.rand(2, device=where), torch.rand(2)
     torch.manual_seed(5)
-    with kept_generators(where):
+    with _kept_generators(where):
         torch.manual_seed(99)
         torch.rand(7, device=where)
     assert all(torch.equal(a, b) for a, b in zip(before, (torch.rand(2, device=where), torch.rand(2))))

@@ -29,11 +29,11 @@ from .images.batches import load_batch, random_flip
 from .images.datasets import FolderImages, TensorImages
 from .images.files import find_images
 from .loop import compile_networks
-from .randomness import kept_generators
+from .randomness import _kept_generators
 from .step import make_optimizers, set_rates, training_step
 
 # %% auto #0
-__all__ = ['configuration', 'count_flops', 'speed', 'measure_training']
+__all__ = ['measure_training']
 
 # %% ../nbs/reference/bench.ipynb #e9d0667a
 _FORM = ("encoder_identity", "input_norm", "init", "discriminator_strides", "lr", "discriminator_lr")
@@ -50,7 +50,7 @@ _CONFIGURATIONS: dict[str, dict[str, Any]] = dict(
 )
 
 
-def configuration(
+def _configuration(
     name: str, device: str = "auto", precision: str = "auto", compile: bool = False
 ) -> TrainConfig:
     """The settings of configuration `name`: T, Q, S, M or L. On a CPU L takes a batch of 2.
@@ -83,7 +83,7 @@ def _count_operations(run: Callable[[], object]) -> int:
     return listener.flops
 
 # %% ../nbs/reference/bench.ipynb #0e94fa9e
-def count_flops(config: TrainConfig, fused: bool = True) -> float:
+def _count_flops(config: TrainConfig, fused: bool = True) -> float:
     """Floating-point operations an image in one training step of `config`, forward and backward, by (9.1).
 
     A multiply-add is two; elementwise work is left out. `fused`: with networks as a training runs them.
@@ -104,7 +104,7 @@ def _make_step(
     device = choose_device(config.device)
     dtype = choose_precision(config.precision, device)
     memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    with kept_generators(device):
+    with _kept_generators(device):
         torch.manual_seed(config.seed)
         model = config.make_model().to(device).to(memory_format=memory)
         discriminator = None
@@ -152,7 +152,7 @@ def _step_seconds(
     return [after - before for before, after in zip(stamps, stamps[1:])]
 
 # %% ../nbs/reference/bench.ipynb #39206c0a
-def speed(seconds: list[float], images: int) -> dict[str, float]:
+def _speed(seconds: list[float], images: int) -> dict[str, float]:
     "(9.2): `images_per_second` from each step's `seconds` and its `images`, with quartiles `low` and `high`."
     several = seconds if len(seconds) > 1 else seconds * 2
     first, median, third = statistics.quantiles(several, n=4, method="inclusive")
@@ -249,7 +249,7 @@ def _loading_speed(dataset: Any, batch_size: int, seconds: float = 2.0, seed: in
 
     cpu = torch.device("cpu")
     times = _step_seconds(fetch, 3, cpu) + _step_seconds(fetch, 100_000, cpu, seconds)
-    return speed(times, batch_size)["images_per_second"]
+    return _speed(times, batch_size)["images_per_second"]
 
 
 def _in_turn(step: float, data: float) -> float:
@@ -300,7 +300,7 @@ def measure_training(
     """
     device, load = choose_device(config.device), getattr(os, "getloadavg", lambda: [None])()[0]
     dtype = choose_precision(config.precision, device)
-    with kept_generators(device):
+    with _kept_generators(device):
         step = _make_step(config, layout)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -308,7 +308,7 @@ def measure_training(
         _step_seconds(step, warmup, device, limit)
         seconds = _step_seconds(step, steps, device, limit)
         memory, loss = _peak_memory(device), step(steps)["loss"].item()
-        peak, flops = _matrix_peak(dtype, device, seconds=peak_seconds), count_flops(config)
+        peak, flops = _matrix_peak(dtype, device, seconds=peak_seconds), _count_flops(config)
         found: dict[str, Any] = dict(
             batch_size=config.batch_size,
             image_size=config.image_size,
@@ -321,7 +321,7 @@ def measure_training(
             warmup=warmup,
             first_step=first,
             seconds=seconds,
-            **speed(seconds, config.batch_size),
+            **_speed(seconds, config.batch_size),
             peak_memory=memory,
             loss=loss,
             flops_per_image=flops,

@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from .bench import _CONFIGURATIONS, _in_turn, configuration, measure_training
-from .checks import brief, check_count, check_number, check_path
-from .commands import command_ends
+from .bench import _CONFIGURATIONS, _in_turn, _configuration, measure_training
+from .checks import _brief, check_count, check_number, check_path
+from .commands import _command_ends
 from .config import TrainConfig
 from .device import choose_device, pin_threads
 from .images.files import find_images
 from .loop import compile_networks
-from .memory import keep_memory, suggest_allocator
+from .memory import _keep_memory, _suggest_allocator
 from .options import _add_settings, _Parser
 
 # %% auto #0
@@ -43,10 +43,10 @@ def _worker() -> None:
     request = json.load(sys.stdin)
     config, threads = request.pop("config"), request.pop("threads")
     pin_threads()
-    keep_memory()
+    _keep_memory()
     if threads is not None:
         torch.set_num_threads(threads)
-    with command_ends("measurement"):
+    with _command_ends("measurement"):
         print("\n" + json.dumps(measure_training(TrainConfig(**config), **request)))
 
 
@@ -78,7 +78,7 @@ def _parse_speed(text: str) -> float:
     """
     found = re.findall(r"(?<![\d.,eE])(\d+\.?\d*|\.\d+)\s*(?:images|img)/s", text)
     if not found or not float(found[-1]) > 0:
-        tail = brief(text[-40:])
+        tail = _brief(text[-40:])
         raise ValueError(f"against: the program must print a number of images/s above 0, it ends with {tail}")
     return float(found[-1])
 
@@ -88,9 +88,9 @@ def _split_command(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise ValueError(f"against must be a command line, got {brief(command)}: {error}") from None
+        raise ValueError(f"against must be a command line, got {_brief(command)}: {error}") from None
     if not words or not shutil.which(words[0]):
-        raise ValueError(f"against must begin with a program that exists, got {brief(command)}")
+        raise ValueError(f"against must begin with a program that exists, got {_brief(command)}")
     return words
 
 
@@ -98,7 +98,7 @@ def _other_speed(words: list[str]) -> float:
     "Run another program: the images a second that it prints. `ValueError` when it fails or prints none."
     done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        said = brief((done.stderr.strip().splitlines() or [""])[-1])
+        said = _brief((done.stderr.strip().splitlines() or [""])[-1])
         raise ValueError(f"against: the program ended with exit code {done.returncode}: {said}")
     return _parse_speed(done.stdout)
 
@@ -177,7 +177,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
     "The measurements in a file that `vae_bench` made; none without a file. Raises `ValueError` for another."
     if not path.exists():
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise ValueError(f"out must lie in a folder that can be written to, got {brief(str(path))}")
+            raise ValueError(f"out must lie in a folder that can be written to, got {_brief(str(path))}")
         return []
     try:
         records = json.loads(path.read_text())
@@ -185,7 +185,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
             return records
     except (ValueError, TypeError, OSError):
         pass
-    raise ValueError(f"out must be a new file, or one that vae_bench made, got {brief(str(path))}")
+    raise ValueError(f"out must be a new file, or one that vae_bench made, got {_brief(str(path))}")
 
 # %% ../nbs/reference/bench_command.ipynb #9e67040e
 _SETTINGS = ("device", "precision", "compile")
@@ -227,7 +227,7 @@ def _check(options: argparse.Namespace) -> None:
     for name in options.configurations:
         if name not in _CONFIGURATIONS:
             names = ", ".join(_CONFIGURATIONS)
-            raise ValueError(f"a configuration must be one of {names}, got {brief(name)}")
+            raise ValueError(f"a configuration must be one of {names}, got {_brief(name)}")
     if options.against is not None and len(options.configurations) != 1:
         raise ValueError(f"against needs one configuration, got {', '.join(options.configurations)}")
     if options.data is not None and options.data != "faces":
@@ -242,17 +242,17 @@ def vae_bench(arguments: list[str] | None = None) -> None:
     `arguments`: the words after the command's name; None: those of the command line. Ends with exit code 1,
     2, 130 or 143 (`SystemExit`) unless all went well.
     """
-    with command_ends("vae_bench", "a smaller configuration"):
+    with _command_ends("vae_bench", "a smaller configuration"):
         options = _bench_parser().parse_args(arguments)
         options.configurations = options.configurations or ["Q", "S"]
         _check(options)
         chosen = {name: value for name, value in vars(options).items() if name in _SETTINGS}
-        configs = {name: configuration(name, **chosen) for name in options.configurations}
+        configs = {name: _configuration(name, **chosen) for name in options.configurations}
         other = None if options.against is None else _split_command(options.against)
         path = None if options.out is None else check_path("out", options.out)
         kept, records = [] if path is None else _read_records(path), []
         words = ["vae_bench", *(sys.argv[1:] if arguments is None else arguments)]
-        if hint := suggest_allocator(choose_device(chosen.get("device", "auto")), words):
+        if hint := _suggest_allocator(choose_device(chosen.get("device", "auto")), words):
             print(hint, flush=True)
         for name, config in configs.items():
             records += _rounds(name, config, options, other)

@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .checks import brief, check_path
+from .checks import _brief, check_path
 from .config import TrainConfig
 from .device import choose_device
 from .fuse import fuse_
-from .randomness import kept_generators
+from .randomness import _kept_generators
 from .step import _named_tensors, _unwrapped
 
 # %% auto #0
-__all__ = ['TrainResult', 'CheckpointError', 'save_checkpoint', 'read_checkpoint', 'load']
+__all__ = ['TrainResult', 'CheckpointError', 'save_checkpoint', 'load']
 
 # %% ../nbs/reference/checkpoint.ipynb #040e04cf
 class TrainResult(NamedTuple):
@@ -128,7 +128,7 @@ def save_checkpoint(folder: str | Path, run: _Run) -> dict[str, Path]:
     try:
         _write({paths[name]: content for name, content in contents.items()})
     except OSError as error:
-        reason = error.strerror or brief(error)
+        reason = error.strerror or _brief(error)
         raise CheckpointError(f"cannot write a checkpoint into {str(folder)!r}: {reason}") from None
     return paths
 
@@ -138,7 +138,7 @@ def _not_finite(tensors: dict[str, Tensor]) -> str | None:
     return next((name for name, t in tensors.items() if not t.double().isfinite().all()), None)
 
 # %% ../nbs/reference/checkpoint.ipynb #3306f599
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+def _read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
     """What a checkpoint says of itself, its tensors by name, and its folder.
 
     `path`: the folder, or the file in it. What it says has a `config`, a `TrainConfig`, and a `step`. Nothing
@@ -179,7 +179,7 @@ def _parse(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about = json.loads(header.get("__metadata__", {}).get("about", "{}"))
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(
-            f"{str(file)!r} is not a safetensors checkpoint, or is damaged ({brief(str(error))}); "
+            f"{str(file)!r} is not a safetensors checkpoint, or is damaged ({_brief(str(error))}); "
             "pickled files are never opened"
         ) from None
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
@@ -187,7 +187,7 @@ def _parse(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     version = about.get("format_version")
     if version not in (1, _VERSION):
         known = f"this library reads up to {_VERSION}"
-        raise CheckpointError(f"{str(file)!r} has format version {brief(version)}, {known}")
+        raise CheckpointError(f"{str(file)!r} has format version {_brief(version)}, {known}")
     if version == 1:
         about |= dict(seconds=0, summed=0, data={})  # no clock, no sums, no fingerprints yet
     kinds: dict[str, Any] = dict(config=dict, model=str, step=int, summed=int, data=dict)
@@ -198,7 +198,7 @@ def _parse(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if isinstance(value, (int, float)):
             fine = fine and 0 <= value < 2**53
         if not fine:
-            raise CheckpointError(f"{str(file)!r} is damaged: its {name} cannot be {brief(value)}")
+            raise CheckpointError(f"{str(file)!r} is damaged: its {name} cannot be {_brief(value)}")
     return about, tensors
 
 
@@ -206,7 +206,7 @@ def _config_of(about: dict[str, Any], file: Path) -> TrainConfig:
     "The configuration of a checkpoint. Raises `CheckpointError` for settings unknown or not allowed."
     unknown = set(about["config"]) - {setting.name for setting in fields(TrainConfig)}
     if unknown:
-        names = brief(", ".join(sorted(unknown)))
+        names = _brief(", ".join(sorted(unknown)))
         raise CheckpointError(f"{str(file)!r} has settings unknown to this version: {names}")
     try:
         return TrainConfig(**about["config"])
@@ -245,7 +245,7 @@ def _check_fits(network: nn.Module, tensors: dict[str, Tensor], path: str | Path
             for t in (tensors.get(name), wanted.get(name))
         )
         if there != asked:
-            what = f"its {brief(name)} is {there}, the network's {asked}"
+            what = f"its {_brief(name)} is {there}, the network's {asked}"
             raise CheckpointError(f"{str(path)!r} does not fit this network: {what}")
 
 
@@ -271,10 +271,10 @@ def load(
     as they were.
     """
     place = choose_device(device)
-    about, tensors, folder = read_checkpoint(path)
+    about, tensors, folder = _read_checkpoint(path)
     config = about["config"]
     if model is None and about["model"] != "ResidualVAE":
-        kind = f"a network of class {brief(about['model'])}"
+        kind = f"a network of class {_brief(about['model'])}"
         raise CheckpointError(f"{str(path)!r} holds {kind}: give an instance of it as `model`")
     model = _rebuilt(model, config.make_model, _part(tensors, "model"), path)
     weights = _part(tensors, "discriminator")
@@ -296,7 +296,7 @@ def _rebuilt(
     if own is None:
         with torch.device("meta"):
             _check_fits(make(), tensors, path)
-        with kept_generators(torch.device("cpu")):
+        with _kept_generators(torch.device("cpu")):
             own = fuse_(make())
     _fill(own, tensors, path)
     return own
@@ -315,12 +315,12 @@ def _check_same_run(about: dict[str, Any], run: _Run, path: str | Path) -> None:
     free = _FREE if "checksum" in about["data"].get("train", {}) else _FREE - {"dataset"}
     changed = [name for name in old if name not in free and old[name] != new[name]]
     if changed:
-        settings = ", ".join(f"{name} {brief(old[name])}, not {brief(new[name])}" for name in changed)
+        settings = ", ".join(f"{name} {_brief(old[name])}, not {_brief(new[name])}" for name in changed)
         raise CheckpointError(f"cannot resume {str(path)!r}: it was trained with {settings}")
     for part, words in dict(train="training", valid="validation").items():
         before, now = about["data"].get(part), run.data.get(part)
         if about["data"] and before != now:
-            counts = [brief((data or {}).get("images")) for data in (before, now)]
+            counts = [_brief((data or {}).get("images")) for data in (before, now)]
             what = (
                 f"{counts[0]} images, now {counts[1]}" if counts[0] != counts[1] else "other files than now"
             )
@@ -340,7 +340,7 @@ def _restore_optimizer(
         if k >= len(parameters) or tensor.shape not in shapes or not tensor.is_floating_point():
             shape = f"{tuple(tensor.shape)} {tensor.dtype}"
             raise CheckpointError(
-                f"{str(path)!r} is damaged: Adam's {brief(name)}, {shape}, fits no parameter"
+                f"{str(path)!r} is damaged: Adam's {_brief(name)}, {shape}, fits no parameter"
             )
         state.setdefault(k, {})[key] = tensor
     if not state or any(set(moments) != {"step", "exp_avg", "exp_avg_sq"} for moments in state.values()):
@@ -367,7 +367,7 @@ def _restore(run: _Run, path: str | Path) -> None:
 
     Raises `CheckpointError` for a checkpoint of other settings, other data or other networks.
     """
-    about, tensors, folder = read_checkpoint(path)
+    about, tensors, folder = _read_checkpoint(path)
     _check_same_run(about, run, path)
     if not _part(tensors, "optimizer0"):
         why = "it holds weights alone, without the state of Adam that training goes on from"

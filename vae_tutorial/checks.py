@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['brief', 'check_type', 'check_count', 'check_number', 'check_choice', 'check_path', 'check_images', 'check_same_shape']
+__all__ = ['check_type', 'check_count', 'check_number', 'check_choice', 'check_path', 'check_images', 'check_same_shape']
 
 # %% ../nbs/reference/checks.ipynb #4a926119
-def brief(value: Any) -> str:
+def _brief(value: Any) -> str:
     "`value` as an error message quotes it: its `repr` in one line of at most 60 characters."
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
@@ -26,42 +26,42 @@ def brief(value: Any) -> str:
 def check_type(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
     "Raise `ValueError` unless `value` is an instance of `kind`, which the message calls `what`."
     if not isinstance(value, kind):
-        raise ValueError(f"{name} must be {what}, got {brief(value)}")
+        raise ValueError(f"{name} must be {what}, got {_brief(value)}")
 
 # %% ../nbs/reference/checks.ipynb #7a88097b
 def check_count(name: str, value: int, least: int = 1, most: int = 2**31 - 1) -> None:
     "Raise `ValueError` unless `value` is a whole number from `least` to `most`."
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         allowed = f"of at least {least}" if most == 2**31 - 1 else f"from {least} to {most}"
-        raise ValueError(f"{name} must be a whole number {allowed}, got {brief(value)}")
+        raise ValueError(f"{name} must be a whole number {allowed}, got {_brief(value)}")
 
 # %% ../nbs/reference/checks.ipynb #322aff7c
 def check_number(name: str, value: float, positive: bool = False, below: float = math.inf) -> None:
-    "Raise `ValueError` unless `value` is a finite number of at least 0 (`positive`: above 0) and less than `below`."
+    "Raise `ValueError` unless `value` is finite, at least 0 (`positive`: above 0) and less than `below`."
     ok = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < min(below, 2.0**63)
     if not ok or (positive and value == 0):
         allowed = "above 0" if positive else "of at least 0"
         less = f" and below {below:g}" if below < math.inf else ""
-        raise ValueError(f"{name} must be a finite number {allowed}{less}, got {brief(value)}")
+        raise ValueError(f"{name} must be a finite number {allowed}{less}, got {_brief(value)}")
 
 # %% ../nbs/reference/checks.ipynb #91cdf17d
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     "Raise `ValueError` unless `value` is one of `choices`, of the same type: 1 is not `True`."
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {brief(value)}")
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {_brief(value)}")
 
 # %% ../nbs/reference/checks.ipynb #8fcf709d
 def check_path(name: str, value: str | Path) -> Path:
-    "`value` as a `Path`, `~` expanded, of something that exists or not. Raises `ValueError` for what no path can be."
+    "`value` as a `Path`, `~` expanded, there or not. Raises `ValueError` for what no path can be."
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
-        raise ValueError(f"{name} must be a path, got {brief(value)}")
+        raise ValueError(f"{name} must be a path, got {_brief(value)}")
     path = Path(value).expanduser()
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as problem:
-        raise ValueError(f"{name} cannot be used, {problem.strerror}: {brief(str(value))}") from None
+        raise ValueError(f"{name} cannot be used, {problem.strerror}: {_brief(str(value))}") from None
     return path
 
 # %% ../nbs/reference/checks.ipynb #ad87f746
@@ -70,9 +70,9 @@ def check_images(
     shape: tuple[int | None, int | None, int | None] = (None, None, None),
     name: str = "images",
 ) -> None:
-    """Raise `ValueError` unless `images` is a floating-point tensor (N, C, H, W), N at least 1, with (C, H, W) as in `shape`.
+    """Raise `ValueError` unless `images` is a floating-point batch (N, C, H, W) with (C, H, W) as in `shape`.
 
-    `None` in `shape` allows any size of at least 1. This is where a wrong image size gets its message.
+    `None` in `shape` allows any size; none may be 0. This is where a wrong image size gets its message.
     """
     wanted = "(N, " + ", ".join(letter if n is None else str(n) for letter, n in zip("CHW", shape)) + ")"
     if not isinstance(images, Tensor) or not images.is_floating_point():

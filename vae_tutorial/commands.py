@@ -138,11 +138,11 @@ def _open(name: str, config: TrainConfig, arguments: list[str] | None) -> tuple[
     print(f"Opening {faces if config.dataset == 'faces' else config.dataset} ...", flush=True)
     if config.image_size < 11:
         raise ValueError(f"image_size must be at least 11 to be measured, got {config.image_size}")
-    train_set, valid_set = split_data(None, config)
-    if len(valid_set) < 2:
-        few = f"the figures need at least 2 held-out images, got {len(valid_set)}"
+    splits: Any = split_data(None, config)
+    if len(splits[1]) < 2:
+        few = f"the figures need at least 2 held-out images, got {len(splits[1])}"
         raise ValueError(f"{few}: more images, or a larger valid_fraction")
-    return train_set, valid_set
+    return splits
 
 
 def _say_what(splits: tuple[Any, Any], config: TrainConfig, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .checks import brief, check_choice, check_count, check_number, check_path, check_type
+from .checks import _brief, check_choice, check_count, check_number, check_path, check_type
 from .device import _check_device
 from .elbo import scaled_reconstruction_weight
 from .patchgan import PatchDiscriminator, scaled_strides
@@ -39,13 +39,13 @@ def _check_setting(name: str, kind: str, value: Any, limits: Mapping[str, Any]) 
         pair = "float" in kind
         if not isinstance(value, tuple) or not (len(value) == 2 if pair else 1 <= len(value) <= 30):
             what = "two numbers" if pair else "1 to 30 whole numbers"
-            raise ValueError(f"{name} must be {what}, got {brief(value)}")
+            raise ValueError(f"{name} must be {what}, got {_brief(value)}")
         for one in value:
             _check_setting(f"each of {name}", "float" if pair else "int", one, limits)
     elif kind == "float | str" and isinstance(value, str):
         if value not in choices:
             rules = " or ".join(map(repr, choices))
-            raise ValueError(f"{name} must be a number or {rules}, got {brief(value)}")
+            raise ValueError(f"{name} must be a number or {rules}, got {_brief(value)}")
     elif choices and kind != "float | str":
         check_choice(name, value, (None, *choices) if optional else choices)
     elif kind == "int":

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import torch
 
-from .checks import brief, check_choice
+from .checks import _brief, check_choice
 from .memory import _allocator, _cpu_flags, _has_amx
 
 # %% auto #0
-__all__ = ['choose_device', 'memory_format', 'autocast', 'choose_precision', 'describe_machine', 'pin_threads']
+__all__ = ['choose_device', 'choose_precision', 'describe_machine', 'pin_threads']
 
 # %% ../nbs/reference/device.ipynb #875ef844
 def _check_device(name: str) -> None:
     "Raise `ValueError` unless `name` can name a device, of this machine or of another."
     if not isinstance(name, str) or not re.fullmatch("auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?", name):
-        raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:N" or "mps", got {brief(name)}')
+        raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:N" or "mps", got {_brief(name)}')
 
 # %% ../nbs/reference/device.ipynb #33c5b08f
 def _why_unusable(device: torch.device) -> str:
@@ -65,7 +65,7 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 # %% ../nbs/reference/device.ipynb #d5c36585
-def memory_format(device: torch.device) -> torch.memory_format:
+def _memory_format(device: torch.device) -> torch.memory_format:
     """How networks and images lie in the memory of `device`: channels last on a CPU and on CUDA.
 
     Contiguous elsewhere: with channels last, many versions of torch compute wrong gradients on MPS.
@@ -73,7 +73,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
 
 # %% ../nbs/reference/device.ipynb #78efaa49
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
     """A context in which convolutions and matrix products on `device` are computed in `dtype`.
 
     Nothing is entered for float32, nor for a kind of device that this torch has no autocast for.
@@ -120,7 +120,7 @@ def _check_compiler() -> None:
     name = os.environ.get("CXX") or usual
     if not shutil.which(name):
         raise ValueError(
-            f"compile=True needs a C++ compiler on a CPU, and {brief(name)} is not there: "
+            f"compile=True needs a C++ compiler on a CPU, and {_brief(name)} is not there: "
             "install it (Debian: g++), name another one in CXX, or leave compile off"
         )
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import brief, check_same_shape
+from .checks import _brief, check_same_shape
 
 # %% auto #0
 __all__ = ['REFERENCE_WEIGHT', 'kl_to_standard_normal', 'reparameterize', 'gaussian_nll', 'laplace_nll', 'bernoulli_nll',
@@ -115,7 +115,7 @@ def scaled_reconstruction_weight(rule: float | str, image_size: int, channels: i
         return channels * image_size**2 / laplace_scale(REFERENCE_WEIGHT, 256)
     if isinstance(rule, str):
         allowed = "a number, 'hold_weight' or 'hold_scale'"
-        raise ValueError(f"reconstruction_weight must be {allowed}, got {brief(rule)}")
+        raise ValueError(f"reconstruction_weight must be {allowed}, got {_brief(rule)}")
     return float(rule)
 
 # %% ../nbs/learn/01_elbo.ipynb #fee4328b

@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from .collapse import latent_statistics
 from .config import TrainConfig
-from .device import autocast, choose_precision
+from .device import _autocast, choose_precision
 from .images.batches import load_batch
-from .randomness import batch_order, kept_generators, seed_for
+from .randomness import batch_order, _kept_generators, seed_for
 from .step import vae_loss
 
 # %% auto #0
@@ -59,11 +59,11 @@ def evaluate(
     dtype = choose_precision(config.precision, device)
     order = _validation_order(dataset, config)
     totals: dict[str, float] = {}
-    with kept_generators(device), _evaluating(model, discriminator):
+    with _kept_generators(device), _evaluating(model, discriminator):
         torch.manual_seed(seed_for(0, "validation"))
         for indices in order:
             x = load_batch(dataset, indices, config.shape()).to(device)
-            with autocast(device, dtype):
+            with _autocast(device, dtype):
                 x_hat, mean, logvar = model(x)
                 logits = None if discriminator is None else discriminator(x_hat).float()
             x_hat, mean, logvar = x_hat.float(), mean.float(), logvar.float()

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import TrainResult, _restore, _Run, save_checkpoint
-from .checks import brief, check_images, check_path, check_same_shape
+from .checks import _brief, check_images, check_path, check_same_shape
 from .collapse import latent_statistics
 from .config import TrainConfig
-from .device import _check_compiler, choose_device, choose_precision, memory_format
+from .device import _check_compiler, choose_device, choose_precision, _memory_format
 from .evaluation import _validation_order, evaluate
 from .fuse import fuse_
-from .images.batches import Splits, fingerprint, load_batch, random_flip, random_split
+from .images.batches import Splits, _fingerprint, load_batch, random_flip, random_split
 from .images.datasets import open_dataset
-from .randomness import batch_order, kept_generators, seed_for
+from .randomness import batch_order, _kept_generators, seed_for
 from .step import _named_tensors, make_optimizers, set_rates, training_step, update_average
 
 # %% auto #0
@@ -99,7 +99,7 @@ class _Loop:
         run, config = self.run, self.run.config
         torch.manual_seed(seed_for(config.seed, "step", run.step))  # of its flips and its noise
         on_cuda = self.device.type == "cuda"
-        x = x.to(self.device, memory_format=memory_format(self.device), non_blocking=on_cuda)
+        x = x.to(self.device, memory_format=_memory_format(self.device), non_blocking=on_cuda)
         if config.flip:
             x = random_flip(x)
         set_rates(run.optimizers, config, run.step)
@@ -237,7 +237,9 @@ def split_data(dataset: Any, config: TrainConfig) -> Splits:
     elif len(dataset) == 2 and all(hasattr(part, "__len__") for part in dataset):
         data = Splits(*dataset)
     else:
-        raise ValueError(f"dataset must be a data set or a pair (train, valid) of them, got {brief(dataset)}")
+        raise ValueError(
+            f"dataset must be a data set or a pair (train, valid) of them, got {_brief(dataset)}"
+        )
     n, size = len(data.train), config.batch_size
     if n < size:
         raise ValueError(f"the training data must fill a batch: {n} images, batch_size {size}")
@@ -283,12 +285,12 @@ def _try_networks(model: nn.Module, discriminator: nn.Module | None, x: Tensor) 
         try:
             return network.eval()(images)
         except Exception as error:
-            what = f"{type(error).__name__}: {brief(error)}"
+            what = f"{type(error).__name__}: {_brief(error)}"
             raise ValueError(f"{name} cannot take images {tuple(images.shape)}: {what}") from error
 
     out = given("model", model, x)
     if not isinstance(out, (tuple, list)) or len(out) != 3 or not all(isinstance(t, Tensor) for t in out):
-        raise ValueError(f"model must return x_hat, mean and logvar, got {brief(out)}")
+        raise ValueError(f"model must return x_hat, mean and logvar, got {_brief(out)}")
     x_hat, mean, logvar = out
     check_images(x_hat, (x.shape[1], x.shape[2], x.shape[3]), "x_hat")
     check_same_shape(mean=mean, logvar=logvar)
@@ -299,7 +301,7 @@ def _try_networks(model: nn.Module, discriminator: nn.Module | None, x: Tensor) 
         )
     logits = None if discriminator is None else given("discriminator", discriminator, x_hat)
     if discriminator is not None and not isinstance(logits, Tensor):
-        raise ValueError(f"discriminator must return a tensor of logits, got {brief(logits)}")
+        raise ValueError(f"discriminator must return a tensor of logits, got {_brief(logits)}")
 
 # %% ../nbs/reference/training_loop.ipynb #c5f3bf1e
 def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> None:
@@ -346,7 +348,7 @@ def train(
     data: Any = split_data(dataset, config)
     if config.out:
         _check_owner(config.out, resume)
-    with kept_generators(device):
+    with _kept_generators(device):
         run = _begin(config, data, model, discriminator)
         if resume is not None:
             _restore(run, resume)
@@ -378,7 +380,7 @@ def _begin(config: TrainConfig, data: Any, model: nn.Module | None, discriminato
     torch.manual_seed(config.seed)
     own = model is not None or discriminator is not None
     device = choose_device(config.device)
-    layout = memory_format(device)
+    layout = _memory_format(device)
     model = (fuse_(config.make_model()) if model is None else model).to(device).to(memory_format=layout)
     if config.uses("patchgan"):
         discriminator = fuse_(config.make_discriminator()) if discriminator is None else discriminator
@@ -390,5 +392,5 @@ def _begin(config: TrainConfig, data: Any, model: nn.Module | None, discriminato
         _try_networks(model, discriminator, load_batch(data.train, next(order)).to(device))
     now = _named_tensors(model) if config.average else {}
     average = {name: t.detach().clone() for name, t in now.items()}
-    marks = {part: fingerprint(images) for part, images in data._asdict().items()}
+    marks = {part: _fingerprint(images) for part, images in data._asdict().items()}
     return _Run(config, model, discriminator, make_optimizers(config, model, discriminator), average, marks)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 # %% auto #0
-__all__ = ['keep_memory', 'suggest_allocator']
+__all__ = []
 
 # %% ../nbs/reference/memory.ipynb #02ae5913
 def _allocator() -> str:
@@ -63,7 +63,7 @@ def _allocator_settings() -> dict[str, str]:
     return {}
 
 # %% ../nbs/reference/memory.ipynb #4c3f5019
-def keep_memory() -> bool:
+def _keep_memory() -> bool:
     """Tell glibc's `malloc` to keep freed memory for this process, blocks of any size. Was it told?
 
     It then takes no more page faults for that memory, and the operating system does not get it back. False
@@ -89,7 +89,7 @@ def _has_amx() -> bool:
     return "amx_bf16" in _cpu_flags() or bool(ask and ask())
 
 # %% ../nbs/reference/memory.ipynb #2d21e5d9
-def suggest_allocator(device: torch.device, command: Sequence[str]) -> str:
+def _suggest_allocator(device: torch.device, command: Sequence[str]) -> str:
     """One line on how to run `command` (its words) with an allocator that keeps its pages, or "".
 
     Suggests on Linux, for a CPU without AMX, while the system's own allocator is in use.

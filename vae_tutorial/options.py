@@ -12,11 +12,11 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from .checks import brief
+from .checks import _brief
 from .config import PRESETS, TrainConfig
 
 # %% auto #0
-__all__ = ['settings_parser', 'with_preset']
+__all__ = ['settings_parser']
 
 # %% ../nbs/reference/options.ipynb #d393aa4e
 def _kinds(hint: Any) -> tuple[Any, ...]:
@@ -45,7 +45,7 @@ def _reader(hint: Any) -> Callable[[str], Any]:
                 return _read_as(kind, text)
             except (KeyError, ValueError):
                 pass
-        raise argparse.ArgumentTypeError(f"must be {' or '.join(map(_in_words, kinds))}, got {brief(text)}")
+        raise argparse.ArgumentTypeError(f"must be {' or '.join(map(_in_words, kinds))}, got {_brief(text)}")
 
     return read
 
@@ -77,7 +77,7 @@ class _Parser(argparse.ArgumentParser):
             known = [name for action in self._actions for name in action.option_strings]
             near = get_close_matches(rest[0].partition("=")[0], known, 1, 0.6)
             what = "there is no option" if rest[0].startswith("-") else "nothing takes the word"
-            self.error(f"{what} {brief(rest[0])[1:-1]}" + (f"; did you mean {near[0]}?" if near else ""))
+            self.error(f"{what} {_brief(rest[0])[1:-1]}" + (f"; did you mean {near[0]}?" if near else ""))
         return found
 
     def error(self, message: str) -> NoReturn:
@@ -156,7 +156,7 @@ def settings_parser(
 _LIMITS = {"epochs", "steps", "minutes"}
 
 
-def with_preset(given: dict[str, Any]) -> dict[str, Any]:
+def _with_preset(given: dict[str, Any]) -> dict[str, Any]:
     """What was typed, as arguments for `TrainConfig`, with the settings of `given["preset"]` beneath.
 
     Any of `epochs`, `steps`, `minutes` replaces all limits of the preset; a typed `image_size` its `blocks`.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_count, check_images, check_number, check_same_shape
-from .resnet import SameConv2d, make_norm
+from .resnet import SameConv2d, _make_norm
 
 # %% auto #0
 __all__ = ['PatchDiscriminator', 'receptive_field', 'scaled_strides', 'discriminator_loss', 'generator_loss']
@@ -47,7 +47,7 @@ class PatchDiscriminator(nn.Module):
         self.in_channels = in_channels
         layers: list[nn.Module] = []
         for before, after, stride in zip((in_channels, *channels), channels, strides):
-            layers += [SameConv2d(before, after, 3, stride), make_norm(norm, after)]
+            layers += [SameConv2d(before, after, 3, stride), _make_norm(norm, after)]
             layers += [nn.Dropout(dropout)] if dropout else []
             layers += [nn.LeakyReLU(0.3)]
         self.layers = nn.Sequential(*layers[:-1])

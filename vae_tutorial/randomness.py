@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['seed_for', 'batch_order', 'kept_generators']
+__all__ = ['seed_for', 'batch_order']
 
 # %% ../nbs/reference/randomness.ipynb #bff16bb6
 _PURPOSES: dict[str, tuple[int, ...]] = {"order": (), "step": (1,), "validation": (2,)}
@@ -55,7 +55,7 @@ def _batches(n: int, batch_size: int, seed: int, step: int) -> Iterator[Tensor]:
 
 # %% ../nbs/reference/randomness.ipynb #4e4ab2bb
 @contextmanager
-def kept_generators(device: torch.device) -> Iterator[None]:
+def _kept_generators(device: torch.device) -> Iterator[None]:
     """Inside, draw and seed at will: torch's generators are afterwards as they were, CPU, CUDA and MPS.
 
     `torch.manual_seed` seeds *every* device. So all of CUDA's generators are kept where `device` is one of

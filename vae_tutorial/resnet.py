@@ -15,7 +15,7 @@ from .checks import check_choice, check_count, check_images
 from .elbo import reparameterize
 
 # %% auto #0
-__all__ = ['glorot_', 'SameConv2d', 'SameConvTranspose2d', 'ChannelAffine', 'make_norm', 'IdentityBlock', 'DownBlock', 'UpBlock',
+__all__ = ['glorot_', 'SameConv2d', 'SameConvTranspose2d', 'ChannelAffine', 'IdentityBlock', 'DownBlock', 'UpBlock',
            'ResidualEncoder', 'GaussianSampler', 'ResidualDecoder', 'ResidualVAE', 'scaled_init_']
 
 # %% ../nbs/learn/04_resnet.ipynb #97609f58
@@ -77,7 +77,7 @@ class ChannelAffine(nn.Module):
         return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
 
 # %% ../nbs/learn/04_resnet.ipynb #34276e3a
-def make_norm(norm: str, channels: int) -> nn.Module:
+def _make_norm(norm: str, channels: int) -> nn.Module:
     """A normalization: `"affine"`, as the reference runs, or `"batch"`, as the paper's text says.
 
     Raises `ValueError` for another name.
@@ -91,7 +91,7 @@ def make_norm(norm: str, channels: int) -> nn.Module:
 # %% ../nbs/learn/04_resnet.ipynb #004c6583
 def _norm_relu(norm: str, conv: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
     "The unit (4.8): normalize, rectify, then `conv`."
-    return [make_norm(norm, conv.in_channels), nn.ReLU(), conv]
+    return [_make_norm(norm, conv.in_channels), nn.ReLU(), conv]
 
 # %% ../nbs/learn/04_resnet.ipynb #69104257
 def _three_convolutions(channels: int, stride: int, norm: str) -> nn.Sequential:

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .collapse import variance_regularizer
 from .config import TrainConfig
-from .device import autocast
+from .device import _autocast
 from .elbo import kl_to_standard_normal, reconstruction_loss
 from .mixture import population_kl
 from .patchgan import discriminator_loss, generator_loss
@@ -72,7 +72,7 @@ def _forward(
 ) -> list[Any]:
     "x_hat, mean, logvar, D(x_hat), D(x): computed in `dtype`, handed on in float32 or better."
     logits_fake = logits_real = None
-    with autocast(x.device, dtype):
+    with _autocast(x.device, dtype):
         x_hat, mean, logvar = model(x)
         if discriminator is not None:
             logits_fake, logits_real = discriminator(x_hat), discriminator(x)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import brief, check_count
+from ..checks import _brief, check_count
 from .factors import FaceFactors, _keys
 from .render import render
 from ..images.batches import DataError, to_float, to_uint8
@@ -149,7 +149,7 @@ class SyntheticFaces(Dataset):
             return i.to(torch.int64)
         whole = not i.is_floating_point() and i.dtype != torch.bool
         if not (whole and i.min() >= 0 and i.max() < self.n):
-            raise DataError(f"indices must be whole numbers from 0 to {self.n - 1}, got {brief(indices)}")
+            raise DataError(f"indices must be whole numbers from 0 to {self.n - 1}, got {_brief(indices)}")
         return i.to(torch.int64)
 
     def _complete(self, wanted: Tensor) -> Tensor:

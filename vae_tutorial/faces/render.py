@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from IPython.display import Image as Picture
 
 # %% auto #0
-__all__ = ['render', 'contact_sheet']
+__all__ = ['render']
 
 # %% ../../nbs/reference/faces_render.ipynb #16fe69e3
 _LAYERS = [
@@ -122,7 +122,7 @@ def _in_range(factors: FaceFactors) -> FaceFactors:
     return FaceFactors(**made)
 
 # %% ../../nbs/reference/faces_render.ipynb #c7585e31
-def contact_sheet(images: Tensor, columns: int = 10, scale: int = 1, quality: int = 60) -> Picture:
+def _contact_sheet(images: Tensor, columns: int = 10, scale: int = 1, quality: int = 60) -> Picture:
     """A batch N x 3 x H x W in [-1, 1] as one JPEG for notebooks to show, `columns` images a row.
 
     Pixels are enlarged by `scale`. Needs IPython, which every notebook has.

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import brief, check_count, check_number
+from ..checks import _brief, check_count, check_number
 
 # %% auto #0
-__all__ = ['DataError', 'to_float', 'to_uint8', 'load_batch', 'Splits', 'random_split', 'random_flip', 'fingerprint']
+__all__ = ['DataError', 'to_float', 'to_uint8', 'load_batch', 'Splits', 'random_split', 'random_flip']
 
 # %% ../../nbs/reference/image_batches.ipynb #9f1a4dcb
 class DataError(ValueError):
@@ -61,13 +61,13 @@ def _image(dataset: Any, i: int) -> Tensor:
     try:
         item = dataset[i]
     except (LookupError, TypeError) as error:
-        raise DataError(f"the data set gives no item {i}: {type(error).__name__}: {brief(error)}") from error
+        raise DataError(f"the data set gives no item {i}: {type(error).__name__}: {_brief(error)}") from error
     if isinstance(item, (tuple, list)) and len(item):
         item = item[0]
     if not isinstance(item, Tensor):
         raise DataError(
             f"image {i} of the data set must be a tensor C x H x W, or a tuple that begins with one, "
-            f"got {brief(item)}"
+            f"got {_brief(item)}"
         )
     return item
 
@@ -94,7 +94,7 @@ class _Part(Dataset):
 
     @property
     def fingerprint(self) -> list:
-        return [fingerprint(self.dataset), self.indices.tolist()]
+        return [_fingerprint(self.dataset), self.indices.tolist()]
 
     def origin(self, i: int) -> int:
         "The index of item `i` in the data set that was split, be it once or several times."
@@ -112,7 +112,7 @@ def load_batch(dataset: Any, indices: Any, shape: tuple[int, int, int] | None = 
     """
     if not hasattr(dataset, "__len__"):
         raise DataError(
-            f"a data set must have a length and give an item for each index, got {brief(dataset)}"
+            f"a data set must have a length and give an item for each index, got {_brief(dataset)}"
         )
     indices = _indices(indices, len(dataset))
     if not len(indices):
@@ -136,7 +136,7 @@ def load_batch(dataset: Any, indices: Any, shape: tuple[int, int, int] | None = 
 def _check_shape(x: Any, n: int, shape: tuple[int, int, int] | None, number: Callable[[int], int]) -> None:
     "Raise `DataError` unless `x` is a batch of `n` images, of `shape` (C, H, W) if that is given."
     if not isinstance(x, Tensor) or x.ndim != 4:
-        got = tuple(x.shape) if isinstance(x, Tensor) else brief(x)
+        got = tuple(x.shape) if isinstance(x, Tensor) else _brief(x)
         raise DataError(f"images must be C x H x W tensors, so that a batch is N x C x H x W, got {got}")
     if len(x) != n:
         raise DataError(f"the data set's `batch` must give one image for each index, got {len(x)} for {n}")
@@ -169,10 +169,10 @@ def _check_values(x: Tensor, number: Callable[[int], int]) -> None:
 
 # %% ../../nbs/reference/image_batches.ipynb #0e56f5d1
 class Splits(NamedTuple):
-    "Training and validation data."
+    "Training and validation data, map-style data sets both."
 
-    train: Dataset
-    valid: Dataset
+    train: Any
+    valid: Any
 
 
 def random_split(dataset: Any, valid_fraction: float = 0.2, seed: int = 0) -> Splits:
@@ -196,7 +196,7 @@ def random_flip(x: Tensor, p: float = 0.5, generator: torch.Generator | None = N
     return torch.where(flip[:, None, None, None], x.flip(-1), x)
 
 # %% ../../nbs/reference/image_batches.ipynb #17dcc82c
-def fingerprint(dataset: Any) -> dict[str, int | str]:
+def _fingerprint(dataset: Any) -> dict[str, int | str]:
     """How to recognize a data set: the count of its `images`, and a `checksum` of its property `fingerprint`.
 
     That property, if there is one, is a string, list or dictionary of plain values. The result does not

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import brief, check_choice, check_count, check_number, check_path
+from ..checks import _brief, check_choice, check_count, check_number, check_path
 from ..faces.dataset import SyntheticFaces, cache_folder
 from .batches import DataError, Splits, _indices, random_split, to_float
 from .files import find_images, read_image
@@ -29,12 +29,12 @@ class TensorImages(Dataset):
     """Images in memory: `images` is N x C x H x W uint8. Items are C x H x W float32 in [-1, 1].
 
     `batch(indices)` gives N x C x H x W uint8. `names`: the images' names, if they have any, for the data
-    set's `fingerprint`. Raises `DataError` for other images.
+    set's `_fingerprint`. Raises `DataError` for other images.
     """
 
     def __init__(self, images: Tensor, names: Sequence[str] = ()):
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
-            got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else brief(images)
+            got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else _brief(images)
             raise DataError(f"images must be a tensor N x C x H x W uint8, got {got}")
         self.images, self.fingerprint = images, list(names)
         self.channels, self.image_size = images.shape[1], images.shape[-1]
@@ -53,7 +53,7 @@ class FolderImages(Dataset):
     """The image files at `paths`, reduced to `image_size`, in 3 or 1 `channels`. Items as of `TensorImages`.
 
     A file is decoded each time it is asked for; `batch(indices)` decodes with several threads. `names`: what
-    the data set's `fingerprint` calls the files; their own names unless given. Raises `DataError` as
+    the data set's `_fingerprint` calls the files; their own names unless given. Raises `DataError` as
     `read_image` does, when the file in question is asked for.
     """
 
@@ -190,7 +190,7 @@ def open_dataset(
         folder = _celeba(root)
     if not folder.exists() and not any(c in str(name_or_path) for c in "/\\."):
         names = ", ".join(_NAMES)
-        raise DataError(f"unknown data set {brief(str(name_or_path))}: neither one of {names} nor a folder")
+        raise DataError(f"unknown data set {_brief(str(name_or_path))}: neither one of {names} nor a folder")
     parts = [
         _load_folder(part, paths, image_size, channels or 3, in_memory)
         for part, paths in _chosen(_own_split(folder), n, seed)
