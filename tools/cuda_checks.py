@@ -26,7 +26,7 @@ from vae_tutorial.faces.dataset import SyntheticFaces
 from vae_tutorial.fuse import fuse_
 from vae_tutorial.images.batches import load_batch, random_split
 from vae_tutorial.loop import train
-from vae_tutorial.measure import measure
+from vae_tutorial.measurements import measure
 from vae_tutorial.randomness import _kept_generators
 
 faces = SyntheticFaces(96, image_size=32, cache=False)

@@ -60,7 +60,7 @@ def train_one(label: str, changes: dict, device: str, out: Path) -> None:
     from vae_tutorial.device import choose_device, describe_machine
     from vae_tutorial.images.batches import load_batch
     from vae_tutorial.loop import split_data, train
-    from vae_tutorial.measure import measure
+    from vae_tutorial.measurements import measure
 
     torch.set_num_threads(1)
     config = TrainConfig(**(PRESETS["quick"] | dict(device=device, out=str(out / label)) | changes))

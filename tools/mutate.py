@@ -61,7 +61,7 @@ KILLERS = {
     "reference/image_batches": ["reference/image_datasets", "tests/bad_input"],
     "reference/image_datasets": ["tests/bad_input"],
     "reference/image_files": ["reference/image_datasets", "tests/bad_input"],
-    "reference/measure": ["tests/commands"],
+    "reference/measurements": ["tests/commands"],
     "reference/options": ["tests/commands"],
     "reference/randomness": ["reference/training_loop", "tests/resume"],
     "reference/training_loop": ["tests/resume", "tests/interrupt", "tests/commands"],

@@ -19,7 +19,7 @@ _PLACES = {
     "ResidualVAE": "resnet",
     "PatchDiscriminator": "patchgan",
     "reconstructions": "figures",
-    "measure": "measure",
+    "measure": "measurements",
 }
 __all__ = [
     "PRESETS",
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .images.batches import load_batch
     from .images.datasets import open_dataset
     from .loop import train
-    from .measure import measure
+    from .measurements import measure
     from .patchgan import PatchDiscriminator
     from .resnet import ResidualVAE
 

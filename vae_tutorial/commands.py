@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .checkpoint import _FREE, TrainResult, read_checkpoint
+from .checkpoint import _FREE, TrainResult, _read_checkpoint
 from .checks import check_path
 from .config import TrainConfig
 from .device import _is_out_of_memory, choose_device, choose_precision, describe_machine
 from .images.batches import DataError, load_batch
 from .loop import split_data, train
-from .measure import measure
-from .memory import keep_memory, suggest_allocator
-from .options import _LIMITS, settings_parser, with_preset
+from .measurements import measure
+from .memory import _keep_memory, _suggest_allocator
+from .options import _LIMITS, settings_parser, _with_preset
 
 # %% auto #0
-__all__ = ['command_ends', 'vae_quickstart', 'vae_train']
+__all__ = ['vae_quickstart', 'vae_train']
 
 # %% ../nbs/reference/commands.ipynb #a7f67bdd
 def _verdict(error: BaseException) -> tuple[int, str] | None:
@@ -49,8 +49,8 @@ def _verdict(error: BaseException) -> tuple[int, str] | None:
     return (2, line) if isinstance(error, ValueError) else None
 
 # %% ../nbs/reference/commands.ipynb #0a185a48
-class command_ends:
-    """In `with command_ends(name) as command:` what goes wrong ends in a line of words and an exit code.
+class _command_ends:
+    """In `with _command_ends(name) as command:` what goes wrong ends in a line of words and an exit code.
 
     Codes: 0 done, 1 the run failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM; any other exception passes. `less`:
     which settings would save memory, for the line that says it is short. `command.folder`: the results, once
@@ -61,7 +61,7 @@ class command_ends:
         self.name, self.less = name, less
         self.folder: Path | None = None
 
-    def __enter__(self) -> command_ends:
+    def __enter__(self) -> _command_ends:
         def stop(number: int, frame: Any) -> None:
             raise SystemExit(128 + number)
 
@@ -131,8 +131,8 @@ def _open(name: str, config: TrainConfig, arguments: list[str] | None) -> tuple[
     machine = describe_machine(device)
     where = machine.get("gpu", f"{machine['processor']}, {machine['threads']} threads")
     print(f"{name}: {where}, {dtype} convolutions, torch {machine['torch']}")
-    keep_memory()
-    if hint := suggest_allocator(device, [name, *(sys.argv[1:] if arguments is None else arguments)]):
+    _keep_memory()
+    if hint := _suggest_allocator(device, [name, *(sys.argv[1:] if arguments is None else arguments)]):
         print(hint)
     faces = "the embedded faces: drawn as they are needed, once, then kept in the cache"
     print(f"Opening {faces if config.dataset == 'faces' else config.dataset} ...", flush=True)
@@ -221,10 +221,10 @@ def vae_quickstart(arguments: list[str] | None = None) -> None:
     """
     about = "Train the standard and the proposed VAE, and show them side by side. Settings: the preset quick."
     parser = settings_parser("vae_quickstart", about, without=["method"], own={"--out": _OUT})
-    with command_ends("vae_quickstart", _LESS) as command:
+    with _command_ends("vae_quickstart", _LESS) as command:
         given = vars(parser.parse_args(arguments))
         out = given.pop("out", "results")
-        config = TrainConfig(**with_preset(dict(preset="quick") | given))
+        config = TrainConfig(**_with_preset(dict(preset="quick") | given))
         splits = _open("vae_quickstart", config, arguments)
         command.folder = folder = _new_folder(out, "vae_quickstart")
         _say_what(splits, config, folder)
@@ -238,7 +238,7 @@ def vae_quickstart(arguments: list[str] | None = None) -> None:
 # %% ../nbs/reference/commands.ipynb #ff4e8fa1
 def _resumed(path: str | Path, given: dict[str, Any]) -> TrainConfig:
     "The settings of the run at `path`, with those `given` anew. Raises `ValueError` for what cannot change."
-    about, _, folder = read_checkpoint(path)
+    about, _, folder = _read_checkpoint(path)
     old: TrainConfig = about["config"]
     free = [setting.name for setting in fields(TrainConfig) if setting.name in _FREE - {"out"}]
     same = asdict(old) | dict(out=None)
@@ -260,12 +260,12 @@ def vae_train(arguments: list[str] | None = None) -> None:
     own = {"--out": _OUT, "--resume": "folder of a run to go on with, in place and under its own settings"}
     about = "Train a VAE on faces, or on images of your own. Saves every 500 steps, unless told otherwise."
     parser = settings_parser("vae_train", about, own=own)
-    with command_ends("vae_train", _LESS) as command:
+    with _command_ends("vae_train", _LESS) as command:
         given = vars(parser.parse_args(arguments))
         resume = given.pop("resume", None)
         if resume is None:
             out = given.pop("out", "results")
-            config = TrainConfig(**(dict(save_every=500) | with_preset(given)))
+            config = TrainConfig(**(dict(save_every=500) | _with_preset(given)))
         else:
             command.less = ""  # these settings stay
             config = _resumed(resume, given)
