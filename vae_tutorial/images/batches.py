@@ -197,7 +197,7 @@ def random_flip(x: Tensor, p: float = 0.5, generator: torch.Generator | None = N
 
 # %% ../../nbs/reference/image_batches.ipynb #17dcc82c
 def _fingerprint(dataset: Any) -> dict[str, int | str]:
-    """How to recognize a data set: the count of its `images`, and a `checksum` of its property `_fingerprint`.
+    """How to recognize a data set: the count of its `images`, and a `checksum` of its property `fingerprint`.
 
     That property, if there is one, is a string, list or dictionary of plain values. The result does not
     depend on where a folder lies, and can be written as JSON.
