@@ -46,12 +46,12 @@ def _check_setting(name: str, kind: str, value: Any, limits: Mapping[str, Any]) 
         if value not in choices:
             rules = " or ".join(map(repr, choices))
             raise ValueError(f"{name} must be a number or {rules}, got {_brief(value)}")
-    elif choices and kind != "float | str":
-        check_choice(name, value, (None, *choices) if optional else choices)
     elif kind == "int":
         check_count(name, value, limits.get("least", 1), limits.get("most", 2**31 - 1))
     elif kind.startswith("float"):
         check_number(name, value, limits.get("positive", False), limits.get("below", math.inf))
+    elif choices:
+        check_choice(name, value, (None, *choices) if optional else choices)
     else:
         check_type(name, value, str, "text")
 
@@ -179,9 +179,10 @@ class TrainConfig:
         return scaled_reconstruction_weight(self.reconstruction_weight, self.image_size, self.in_channels)
 
     def strides(self) -> tuple[int, ...]:
-        """The discriminator's strides: as given, or else one 2 fewer for each halving of 256 pixels.
+        """The discriminator's strides.
 
-        Fewer than in the paper's, or, for another number of layers than its six, than in a 1 and then all 2.
+        As given; or else, for 256 pixels, the paper's (2, 2, 2, 1, 1, 1) where there are six layers and a 1
+        followed by 2s where there are not, with one 2 fewer for each halving of the size.
         """
         layers = len(self.discriminator_channels)
         if self.discriminator_strides is not None:

@@ -156,7 +156,7 @@ class _Loop:
     def record(self) -> None:
         "Note the loss terms since the last record, and the last batch's latent statistics."
         run = self.run
-        before = next((record["seconds"] for record in reversed(run.history) if "seconds" in record), 0.0)
+        before = max((r["seconds"] for r in run.history if "seconds" in r), default=0.0)
         images, seconds = run.summed * run.config.batch_size, max(run.seconds - before, 1e-9)
         record = dict(step=run.step, images=run.step * run.config.batch_size, seconds=run.seconds)
         record["images_per_second"] = images / seconds
@@ -252,9 +252,11 @@ def split_data(dataset: Any, config: TrainConfig) -> Splits:
 def _check_owner(folder: str | Path, resume: str | Path | None) -> None:
     "Raise `ValueError` where `folder` holds a checkpoint, unless it is the one at `resume`."
     file = check_path("out", folder) / "checkpoint.safetensors"
-    folder_or_file = [] if resume is None else [check_path("resume", resume)]
-    old = [path for given in folder_or_file for path in (given, given / file.name)]
-    if file.exists() and not any(path.is_file() and path.samefile(file) for path in old):
+    own: list[Path] = []
+    if resume is not None:
+        path = check_path("resume", resume)
+        own = [path, path / file.name]
+    if file.exists() and not any(path.is_file() and path.samefile(file) for path in own):
         raise ValueError(
             f"{str(folder)!r} holds the checkpoint of another run: "
             "name another folder as out, or go on by resume"
@@ -357,6 +359,7 @@ def train(
             where = f"{str(resume)!r} is at step {run.step}, and epochs and steps allow {limit}"
             raise ValueError(f"nothing is left to train: {where}")
         if config.out:
+            # weights and Adam's two moments
             _check_folder(config.out, 3 * sum(t.nbytes for t in run.tensors().values()))
         if config.compile:
             compile_networks(run.model, run.discriminator)

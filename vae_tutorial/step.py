@@ -98,7 +98,8 @@ def training_step(
     x_hat, mean, logvar, logits_fake, logits_real = _forward(model, discriminator, x, dtype)
     loss = vae_loss(x, x_hat, mean, logvar, logits_fake, config)  # L_G ...
     _gradients(loss.total, model, keep_graph=discriminator is not None)  # ... moves the VAE alone
-    terms = dict(zip(("loss", *loss._fields[1:]), loss))
+    terms = loss._asdict()
+    terms = {"loss": terms.pop("total"), **terms}
     if discriminator is not None:
         terms["discriminator"] = discriminator_loss(logits_real, logits_fake, config.gan_weight)
         _gradients(terms["discriminator"], discriminator)  # L_D moves D alone
@@ -131,14 +132,11 @@ def _unwrapped(network: Any) -> nn.Module:
     "The network itself, without `torch.compile` or `DataParallel` around it."
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
-        if isinstance(network, parallel):
-            network = network.module
-        elif isinstance(
-            getattr(network, "_orig_mod", None), nn.Module
-        ):  # torch.compile's name for it
-            network = network._orig_mod
-        else:
+        name = "module" if isinstance(network, parallel) else "_orig_mod"  # torch.compile's
+        inner = getattr(network, name, None)
+        if not isinstance(inner, nn.Module):
             return network
+        network = inner
 
 
 def _named_tensors(network: nn.Module) -> dict[str, Tensor]:
