@@ -91,8 +91,7 @@ def training_step(
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Algorithm 1 on images `x` (N, C, H, W); `dtype` bfloat16: of the networks, not the losses.
 
-    Returns the loss terms, scalars by name, with mean and logvar (N, latent_dim), all detached.
-    """
+    Returns the loss terms, scalars by name, with mean and logvar (N, latent_dim), all detached."""
     if config.uses("patchgan") and discriminator is None:
         raise ValueError("this objective has a PatchGAN: give a discriminator, or patchgan=False")
     x_hat, mean, logvar, logits_fake, logits_real = _forward(model, discriminator, x, dtype)
