@@ -319,7 +319,7 @@ def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> 
         config.donated_buffer = False  # the step goes back through D twice: its buffers are needed again
     for network in networks:
         if network is not None:
-            network.compile(backend=backend)
+            network.compile(backend=backend, dynamic=False)
 
 # %% ../nbs/reference/training_loop.ipynb #effddb37
 def train(
