@@ -307,9 +307,10 @@ def _try_networks(model: nn.Module, discriminator: nn.Module | None, x: Tensor) 
 
 # %% ../nbs/reference/training_loop.ipynb #c5f3bf1e
 def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> None:
-    """`torch.compile` each of `networks` in place; None is passed over. `backend`: as torch names it.
+    """`torch.compile` each of `networks` in place, anew for each size of batch; None is passed over.
 
-    Raises `ValueError` where the default backend lacks the C++ compiler that it needs.
+    `backend`: as torch names it. Raises `ValueError` where the default backend lacks the C++ compiler
+    that it needs.
     """
     if backend == "inductor":
         _check_compiler()
