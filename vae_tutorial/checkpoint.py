@@ -21,6 +21,7 @@ from .checks import _brief, check_path
 from .config import TrainConfig
 from .device import choose_device
 from .fuse import fuse_
+from .mixture import RunningMoments
 from .randomness import _kept_generators
 from .step import _named_tensors, _unwrapped
 
@@ -53,6 +54,7 @@ class _Run:
     optimizers: list[torch.optim.Optimizer]
     average: dict[str, Tensor]  # of the model's weights; empty where none is kept
     data: dict[str, dict[str, Any]]  # fingerprints of "train" and "valid"
+    memory: RunningMoments | None = None  # of the codes, for variance="full"
     step: int = 0
     seconds: float = 0.0  # spent in steps
     sums: dict[str, Tensor] = field(default_factory=dict)  # of the loss terms since the last record ...
@@ -64,6 +66,8 @@ class _Run:
         parts = {"model": self.average or _named_tensors(self.model), "sums": self.sums}
         if self.average:
             parts["last"] = _named_tensors(self.model)
+        if self.memory is not None:
+            parts["memory"] = _named_tensors(self.memory)
         if self.discriminator is not None:
             parts["discriminator"] = _named_tensors(self.discriminator)
         for i, optimizer in enumerate(self.optimizers):
@@ -309,10 +313,17 @@ _FREE = {  # of a data set whose files are known by name, the place may be anoth
 }
 
 
+def _free(config: TrainConfig) -> set[str]:
+    "The settings that may change when a run goes on. Rates that fall to 0 at its end tie them to that end."
+    return _FREE - {"epochs", "steps"} if config.schedule == "cosine" else _FREE
+
+
 def _check_same_run(about: dict[str, Any], run: _Run, path: str | Path) -> None:
     "Raise `CheckpointError` unless the checkpoint is of a run with the settings and the data of `run`."
     old, new = asdict(about["config"]), asdict(run.config)
-    free = _FREE if "checksum" in about["data"].get("train", {}) else _FREE - {"dataset"}
+    free = _free(about["config"])
+    if "checksum" not in about["data"].get("train", {}):
+        free = free - {"dataset"}
     changed = [name for name in old if name not in free and old[name] != new[name]]
     if changed:
         settings = ", ".join(f"{name} {_brief(old[name])}, not {_brief(new[name])}" for name in changed)
@@ -379,6 +390,8 @@ def _restore(run: _Run, path: str | Path) -> None:
         kept.copy_(tensors[f"model.{name}"])
     if run.discriminator is not None:
         _fill(run.discriminator, _part(tensors, "discriminator"), path)
+    if run.memory is not None:
+        _fill(run.memory, _part(tensors, "memory"), path)
     for i, optimizer in enumerate(run.optimizers):
         _restore_optimizer(optimizer, _part(tensors, f"optimizer{i}"), path)
     device = next(run.model.parameters()).device

@@ -102,13 +102,18 @@ class TrainConfig:
         None, "of each layer; unset: scaled with the image; paper: 2,2,2,1,1,1", most=16
     )
     dropout: float = _setting(0.0, "in the discriminator; paper: 0.25, inactive in the reference", below=1)
+    r1: float = _setting(0.0, "penalty on the discriminator's slope at data; ours")
     # The objective
     reconstruction_weight: float | str = _setting(
         "hold_weight", "a number, or a rule; paper: 5000 at 3x256x256", choices=("hold_weight", "hold_scale")
     )
     reconstruction_norm: str = _setting("l1", "of the error in an image; paper: l1", choices=("l1", "l2"))
     kl_weight: float = _setting(1.0, "of either KL; paper: 1")
-    variance: str = _setting("between", "of the population; reference: between", choices=("total", "between"))
+    variance: str = _setting(
+        "between",
+        "of the population; full: its covariance too, ours; reference: between",
+        choices=("total", "between", "full"),
+    )
     regularizer_weight: float = _setting(0.1, "of the variance regularizer; reference: 0.1")
     gan_weight: float = _setting(100.0, "of the PatchGAN, in both losses; reference: 100")
     population: bool | None = _setting(None, "population KL, not the average; unset: as method says")
@@ -123,6 +128,10 @@ class TrainConfig:
     betas: tuple[float, float] = _setting((0.5, 0.99), "Adam's; reference: 0.5,0.999", below=1)
     eps: float = _setting(1e-7, "Adam's; reference: 1e-7, as Keras", positive=True)
     warmup: int = _setting(50, "steps over which both rates rise from 0; reference: 0", least=0)
+    schedule: str = _setting(
+        "constant", "of both rates: cosine falls to 0 at the end; ours", choices=("constant", "cosine")
+    )
+    clip: float | None = _setting(None, "norm of each network's gradient at most; ours", positive=True)
     average: float = _setting(0.98, "decay a step of the VAE's running average; reference: 0, none", below=1)
     epochs: float | None = _setting(
         None,
@@ -160,6 +169,8 @@ class TrainConfig:
         _check_device(self.device)
         if self.out is not None:
             check_path("out", self.out)
+        if self.schedule == "cosine" and self.steps is None and self.epochs is None:
+            raise ValueError('schedule="cosine" needs steps or epochs: it falls to 0 at the last of them')
         if self.uses("population") and self.variance == "between" and self.batch_size < 2:
             raise ValueError(
                 'variance="between" needs a batch_size of at least 2: '
@@ -239,6 +250,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         discriminator_channels=(128, 128, 128, 64, 64, 1),
         discriminator_strides=(2, 2, 2, 1, 1, 1),
         dropout=0.0,
+        r1=0.0,
         reconstruction_weight="hold_weight",
         reconstruction_norm="l1",
         kl_weight=1.0,
@@ -251,9 +263,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         betas=(0.5, 0.999),
         eps=1e-7,
         warmup=0,
+        schedule="constant",
+        clip=None,
         average=0.0,
         epochs=300,
         precision="float32",
     ),
     "quick": dict(image_size=40, blocks=3, steps=3000, data_size=6000),
+    "faces": dict(
+        image_size=64,
+        data_size=20_000,
+        latent_dim=128,
+        discriminator_lr=5e-4,
+        schedule="cosine",
+        average=0.999,
+        steps=50_000,
+    ),
 }

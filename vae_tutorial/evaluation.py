@@ -17,6 +17,7 @@ from .collapse import latent_statistics
 from .config import TrainConfig
 from .device import _autocast, choose_precision
 from .images.batches import load_batch
+from .mixture import population_kl
 from .randomness import batch_order, _kept_generators, seed_for
 from .step import vae_loss
 
@@ -59,6 +60,7 @@ def evaluate(
     dtype = choose_precision(config.precision, device)
     order = _validation_order(dataset, config)
     totals: dict[str, float] = {}
+    codes = []
     with _kept_generators(device), _evaluating(model, discriminator):
         torch.manual_seed(seed_for(0, "validation"))
         for indices in order:
@@ -67,8 +69,15 @@ def evaluate(
                 x_hat, mean, logvar = model(x)
                 logits = None if discriminator is None else discriminator(x_hat).float()
             x_hat, mean, logvar = x_hat.float(), mean.float(), logvar.float()
+            codes.append((mean, logvar))
             terms = vae_loss(x, x_hat, mean, logvar, logits, config)._asdict()
             terms = {"loss": terms.pop("total"), **terms, **latent_statistics(mean, logvar)}
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
-    return {name: total / len(order) for name, total in totals.items()}
+    found = {name: total / len(order) for name, total in totals.items()}
+    if config.uses("population") and config.variance == "full":  # a batch says nothing of a covariance
+        mean, logvar = (torch.cat(side) for side in zip(*codes))
+        kl = config.kl_weight * float(population_kl(mean, logvar, "full"))
+        found["loss"] += kl - found["kl"]
+        found["kl"] = kl
+    return found

@@ -29,6 +29,7 @@ from .evaluation import _validation_order, evaluate
 from .fuse import fuse_
 from .images.batches import Splits, _fingerprint, load_batch, random_flip, random_split
 from .images.datasets import open_dataset
+from .mixture import RunningMoments
 from .randomness import batch_order, _kept_generators, seed_for
 from .step import _named_tensors, make_optimizers, set_rates, training_step, update_average
 
@@ -102,9 +103,9 @@ class _Loop:
         x = x.to(self.device, memory_format=_memory_format(self.device), non_blocking=on_cuda)
         if config.flip:
             x = random_flip(x)
-        set_rates(run.optimizers, config, run.step)
+        set_rates(run.optimizers, config, run.step, self.limit)
         terms, self.mean, self.logvar = training_step(
-            run.model, run.discriminator, run.optimizers, x, config, self.dtype
+            run.model, run.discriminator, run.optimizers, x, config, self.dtype, run.memory
         )
         if run.average:
             update_average(run.average, run.model, config.average, run.step)
@@ -397,4 +398,7 @@ def _begin(config: TrainConfig, data: Any, model: nn.Module | None, discriminato
     now = _named_tensors(model) if config.average else {}
     average = {name: t.detach().clone() for name, t in now.items()}
     marks = {part: _fingerprint(images) for part, images in data._asdict().items()}
-    return _Run(config, model, discriminator, make_optimizers(config, model, discriminator), average, marks)
+    optimizers = make_optimizers(config, model, discriminator)
+    full = config.uses("population") and config.variance == "full"
+    memory = RunningMoments(config.latent_dim).to(device) if full else None
+    return _Run(config, model, discriminator, optimizers, average, marks, memory)

@@ -9,14 +9,15 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from .checks import check_same_shape
 from .elbo import kl_to_standard_normal, reparameterize
 
 # %% auto #0
-__all__ = ['MixturePosterior', 'population_moments', 'population_kl', 'KLDecomposition', 'kl_decomposition', 'small_batch_bias']
+__all__ = ['MixturePosterior', 'population_moments', 'population_kl', 'KLDecomposition', 'kl_decomposition', 'small_batch_bias',
+           'RunningMoments']
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #c347fd38
 class _GaussianMixture:
@@ -82,13 +83,18 @@ def population_moments(
     return mean.mean(0), {"total": between + within, "between": between}[variance]
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #a74b3b8e
-def population_kl(mean: Tensor, logvar: Tensor, variance: str = "total") -> Tensor:
+def population_kl(
+    mean: Tensor, logvar: Tensor, variance: str = "total", memory: RunningMoments | None = None
+) -> Tensor:
     """KL(N(M, V) || N(0, I)) of the population's moments: 1/2 sum_j (V_j + M_j^2 - 1 - log V_j).
 
     `mean`, `logvar`: (N, latent_dim). `variance`: `"total"` or `"between"`, see
-    `population_moments`, whose errors it raises. Returns a scalar >= 0 in nats, summed over the
-    latent dimensions, in float32 or better. The proposed training's KL term.
+    `population_moments`, whose errors it raises; or `"full"`, the whole covariance (2.17), over
+    `memory` where one is given. Returns a scalar >= 0 in nats, summed over the latent dimensions,
+    in float32 or better. The proposed training's KL term.
     """
+    if variance == "full":
+        return _covariance_kl(mean, logvar, memory)
     M, V = population_moments(mean, logvar, variance)
     return 0.5 * (V + M.square() - 1 - V.log()).sum()
 
@@ -133,3 +139,45 @@ def small_batch_bias(latent_dim: int, batch_size: int) -> float:
     """
     half = torch.tensor((batch_size - 1) / 2, dtype=torch.float64)
     return latent_dim / 2 * (math.log(batch_size / 2) - torch.digamma(half).item())
+
+# %% ../nbs/learn/02_mixture_posterior.ipynb #d4776622
+class RunningMoments(nn.Module):
+    """First and second moments of the codes, remembered over batches by (2.14).
+
+    `mean`: (latent_dim,), `second`: (latent_dim, latent_dim), `batches`: how many were seen. In the
+    first 1 / `rate` batches each counts alike; from then on the newest has the share `rate`.
+    """
+
+    mean: Tensor
+    second: Tensor
+    batches: Tensor
+
+    def __init__(self, latent_dim: int, rate: float = 0.02) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("mean", torch.zeros(latent_dim))
+        self.register_buffer("second", torch.zeros(latent_dim, latent_dim))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def update(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+        "Take in a batch, (N, latent_dim) each; returns M and Sigma, through which gradients flow."
+        first = mean.mean(0)
+        second = mean.T @ mean / len(mean) + torch.diag(logvar.exp().mean(0))
+        self.batches += 1
+        share = (1 / self.batches).clamp_min(self.rate)
+        for kept, new in ((self.mean, first), (self.second, second)):
+            kept += share * (new.detach() - kept)
+        M = self.mean + (first - first.detach())  # the memory's value, the batch's gradient
+        return M, self.second + (second - second.detach()) - torch.outer(M, M)
+
+
+def _covariance_kl(mean: Tensor, logvar: Tensor, memory: RunningMoments | None) -> Tensor:
+    "(2.17): over the memory's moments, or without one over the batch's."
+    check_same_shape(mean=mean, logvar=logvar)
+    if mean.dtype in (torch.float16, torch.bfloat16):
+        mean, logvar = mean.float(), logvar.float()
+    if memory is None:
+        memory = RunningMoments(mean.shape[1]).to(mean)
+    M, covariance = memory.update(mean, logvar)
+    log_det = 2 * torch.linalg.cholesky(covariance).diagonal().log().sum()
+    return 0.5 * (covariance.trace() + M.square().sum() - len(M) - log_det)

@@ -5,6 +5,7 @@
 # %% ../nbs/learn/05_patchgan.ipynb #c1689b51
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from .checks import check_count, check_images, check_number, check_same_shape
 from .resnet import SameConv2d, _make_norm
 
 # %% auto #0
-__all__ = ['PatchDiscriminator', 'receptive_field', 'scaled_strides', 'discriminator_loss', 'generator_loss']
+__all__ = ['PatchDiscriminator', 'receptive_field', 'scaled_strides', 'discriminator_loss', 'generator_loss', 'gradient_penalty']
 
 # %% ../nbs/learn/05_patchgan.ipynb #3b138205
 def _check_critic(
@@ -104,3 +105,13 @@ def generator_loss(fake: Tensor, weight: float = 1.0) -> Tensor:
     on its reconstructions. Source: the reference code; Goodfellow et al., 2014.
     """
     return weight * F.softplus(-fake).mean()
+
+# %% ../nbs/learn/05_patchgan.ipynb #cb37ccfb
+def gradient_penalty(real: Tensor, x: Tensor, weight: float = 1.0) -> Tensor:
+    """R1 (5.17): `weight` / 2 * |d sum(D(x)) / dx|^2 over the number of logits. A scalar.
+
+    `x`: images (N, C, H, W) that require a gradient; `real` = D(x), their logits. It can be
+    descended in D's weights. Source: Mescheder et al., 2018; the division by patches is ours.
+    """
+    (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+    return weight / 2 * slope.square().sum() / real.numel()

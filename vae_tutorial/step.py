@@ -5,6 +5,7 @@
 # %% ../nbs/learn/06_training_step.ipynb #716f88ac
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +17,8 @@ from .collapse import variance_regularizer
 from .config import TrainConfig
 from .device import _autocast
 from .elbo import kl_to_standard_normal, reconstruction_loss
-from .mixture import population_kl
-from .patchgan import discriminator_loss, generator_loss
+from .mixture import RunningMoments, population_kl
+from .patchgan import discriminator_loss, generator_loss, gradient_penalty
 
 # %% auto #0
 __all__ = ['VAELoss', 'vae_loss', 'training_step', 'make_optimizers', 'set_rates', 'update_average']
@@ -40,14 +41,16 @@ def vae_loss(
     logvar: Tensor,
     logits_fake: Tensor | None,
     config: TrainConfig,
+    memory: RunningMoments | None = None,
 ) -> VAELoss:
     """What the VAE descends: L_G (6.1), or L (6.3) where `config.method` is "standard".
 
-    `x`, `x_hat`: (N, C, H, W); codes: (N, latent_dim); `logits_fake`: D(x_hat), None without D."""
+    `x`, `x_hat`: (N, C, H, W); codes: (N, latent_dim); `logits_fake`: D(x_hat), None without D;
+    `memory`: of the codes' moments, for `variance="full"` (2.17)."""
     weight, norm = config.resolved_weight(), config.reconstruction_norm
     reconstruction = reconstruction_loss(x, x_hat, weight, norm)
     if config.uses("population"):
-        kl = config.kl_weight * population_kl(mean, logvar, config.variance)
+        kl = config.kl_weight * population_kl(mean, logvar, config.variance, memory)
     else:
         kl = config.kl_weight * kl_to_standard_normal(mean, logvar).mean()
     regularizer = adversarial = x_hat.new_zeros(())
@@ -59,12 +62,16 @@ def vae_loss(
     return VAELoss(total, reconstruction, kl, regularizer, adversarial)
 
 # %% ../nbs/learn/06_training_step.ipynb #61c066f3
-def _gradients(loss: Tensor, network: nn.Module, keep_graph: bool = False) -> None:
+def _gradients(
+    loss: Tensor, network: nn.Module, clip: float | None = None, keep_graph: bool = False
+) -> None:
     "d loss / d parameters, into the `.grad` of `network`'s parameters and of nothing else."
     parameters = [p for p in network.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients):
         parameter.grad = gradient
+    if clip is not None:
+        nn.utils.clip_grad_norm_(parameters, clip)
 
 # %% ../nbs/learn/06_training_step.ipynb #4bd63da1
 def _forward(
@@ -88,20 +95,25 @@ def training_step(
     x: Tensor,
     config: TrainConfig,
     dtype: torch.dtype = torch.float32,
+    memory: RunningMoments | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Algorithm 1 on images `x` (N, C, H, W); `dtype` bfloat16: of the networks, not the losses.
 
     Returns the loss terms, scalars by name, with mean and logvar (N, latent_dim), all detached."""
     if config.uses("patchgan") and discriminator is None:
         raise ValueError("this objective has a PatchGAN: give a discriminator, or patchgan=False")
+    x = x.detach().requires_grad_(config.r1 > 0)
     x_hat, mean, logvar, logits_fake, logits_real = _forward(model, discriminator, x, dtype)
-    loss = vae_loss(x, x_hat, mean, logvar, logits_fake, config)  # L_G ...
-    _gradients(loss.total, model, keep_graph=discriminator is not None)  # ... moves the VAE alone
+    loss = vae_loss(x, x_hat, mean, logvar, logits_fake, config, memory)  # L_G ...
+    _gradients(loss.total, model, config.clip, discriminator is not None)  # ... moves the VAE alone
     terms = loss._asdict()
     terms = {"loss": terms.pop("total"), **terms}
     if discriminator is not None:
         terms["discriminator"] = discriminator_loss(logits_real, logits_fake, config.gan_weight)
-        _gradients(terms["discriminator"], discriminator)  # L_D moves D alone
+        loss_d = terms["discriminator"]
+        if config.r1:
+            loss_d = loss_d + gradient_penalty(logits_real, x, config.gan_weight * config.r1)
+        _gradients(loss_d, discriminator, config.clip)  # L_D moves D alone
     for optimizer in optimizers:
         optimizer.step()
     return {name: term.detach() for name, term in terms.items()}, mean.detach(), logvar.detach()
@@ -119,9 +131,15 @@ def make_optimizers(
     return optimizers
 
 # %% ../nbs/learn/06_training_step.ipynb #8f019f6f
-def set_rates(optimizers: list[torch.optim.Optimizer], config: TrainConfig, step: int) -> None:
-    "The rates of `step`, counted from 0, for the VAE's and the discriminator's optimizer (6.16)."
+def set_rates(
+    optimizers: list[torch.optim.Optimizer], config: TrainConfig, step: int, total: float = math.inf
+) -> None:
+    """The rates of `step`, counted from 0, for the VAE's and the discriminator's optimizer (6.16).
+
+    `total`: steps of the whole run, at whose end `schedule="cosine"` reaches 0 (6.22)."""
     share = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "cosine":
+        share *= (1 + math.cos(math.pi * step / total)) / 2
     for optimizer, lr in zip(optimizers, (config.lr, config.discriminator_lr or config.lr)):
         for group in optimizer.param_groups:
             group["lr"] = share * lr
