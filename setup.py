@@ -57,7 +57,7 @@ setup(
         *(f"Programming Language :: Python :: 3.{v}" for v in range(minor, 14)),
     ],
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
-    package_data={cfg["lib_path"]: ["py.typed"]},
+    package_data={cfg["lib_path"]: ["py.typed", "weights/*", "models/*/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=words("requirements"),
     extras_require={

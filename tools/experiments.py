@@ -6,6 +6,9 @@
 faces        nbs/faces/: the two checkpoints of a quick start with seed 0; nbs/images/quickstart.png
 seeds        nbs/experiments/07_seeds.json: both methods, seeds 0, 1, 2, the quick start's settings
 baseline     nbs/experiments/07_baseline.json: the standard method at heavier reconstruction weights
+ablation     nbs/experiments/07_ablation.json: three KLs, each with and without regularizer and critic; the KL
+             of the whole covariance; the standard method at heavier weights; seeds 0, 1, 2 of each
+recipe       nbs/experiments/06_recipe.json: what keeps a longer run good, one change at a time, seeds 0, 1
 critic       nbs/experiments/06_critic.json: a critic that begins with stride 2, and today's, 1000 steps
 photographs  nbs/experiments/07_photographs.json, nbs/images/photographs.png: both methods on a folder
 
@@ -25,10 +28,44 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS, IMAGES = ROOT / "nbs/experiments", ROOT / "nbs/images"
 METHODS = ("standard", "proposed")
+KLS = {
+    "average": dict(population=False),
+    "between": dict(variance="between"),
+    "total": dict(variance="total"),
+}
+PARTS: dict[str, dict] = {  # of the objective, by what is in it
+    f"{kl}{' regularizer' * regularizer}{' critic' * critic}": dict(
+        which, regularizer=regularizer, patchgan=critic
+    )
+    for kl, which in KLS.items()
+    for regularizer in (False, True)
+    for critic in (False, True)
+}
+PARTS |= {
+    "full regularizer critic": dict(variance="full"),
+    "standard 15000": dict(method="standard", reconstruction_weight=15000.0),
+    "standard 38000": dict(method="standard", reconstruction_weight=38000.0),
+}
+LONGER = dict(steps=4000, schedule="cosine", discriminator_lr=1e-3, valid_every=500)
+RECIPES: dict[str, dict] = {
+    "constant rates": dict(schedule="constant"),
+    "cosine": {},
+    "half of both rates": dict(lr=1e-3, discriminator_lr=5e-4),
+    "half the critic's rate": dict(discriminator_lr=5e-4),
+    "half the critic's width": dict(discriminator_channels=(16, 32, 32, 32, 1)),
+    "penalty 0.1": dict(r1=0.1),
+    "penalty 1": dict(r1=1.0),
+    "clip 1000": dict(clip=1000.0),
+    "spectral norm": dict(trial="spectral norm"),
+    "instance noise": dict(trial="instance noise"),
+    "delayed critic": dict(trial="delayed critic"),
+    "adaptive weight": dict(trial="adaptive weight"),
+}
 OLD_CRITIC = dict(
     discriminator_channels=(64, 64, 64, 1), discriminator_strides=(2, 1, 1, 1), discriminator_lr=5e-4
 )
@@ -46,38 +83,140 @@ def plan(names: list[str], folder: str | None) -> dict[str, dict]:
         runs |= {f"weight{w:.0f}": dict(method="standard", reconstruction_weight=w) for w in weights}
     if "critic" in names:
         runs |= {"critic-old": dict(OLD_CRITIC, steps=1000), "critic-new": dict(steps=1000)}
+    if "ablation" in names:
+        runs |= {f"ablation {name} {s}": dict(part, seed=s) for name, part in PARTS.items() for s in range(3)}
+    if "recipe" in names:
+        runs |= {
+            f"recipe {name} {s}": LONGER | part | dict(seed=s)
+            for name, part in RECIPES.items()
+            for s in range(2)
+        }
     if "photographs" in names:
         photographs = dict(dataset=folder, data_size=None, in_channels=1)
         runs |= {f"photographs-{method}": dict(photographs, method=method) for method in METHODS}
     return runs
 
 
+def trial(kind: str, config: Any) -> tuple[Any, Any]:
+    "A discriminator of its own, or None, and a context in which to train: what was tried and is no setting."
+    from contextlib import nullcontext
+    from unittest.mock import patch
+
+    import torch
+
+    from vae_tutorial import step
+    from vae_tutorial.patchgan import PatchDiscriminator
+
+    torch.manual_seed(config.seed)
+
+    class Noisy(PatchDiscriminator):
+        "Sees images through noise of standard deviation 0.1 while it is trained."
+
+        def forward(self, x):
+            return super().forward(x + 0.1 * torch.randn_like(x) if self.training else x)
+
+    def delayed(logits: torch.Tensor, weight: float) -> torch.Tensor:
+        delayed.calls += 1  # type: ignore[attr-defined]
+        on = delayed.calls > config.steps / 5  # type: ignore[attr-defined]
+        return original(logits, weight) if on else 0 * logits.sum()
+
+    def adaptive(x, x_hat, mean, logvar, logits, config, memory=None):
+        "The adversarial term as strong at the picture as the reconstruction (VQGAN's, at its last layer)."
+        loss = plain(x, x_hat, mean, logvar, logits, config, memory)
+        if not x_hat.requires_grad:
+            return loss
+        to_picture = [
+            torch.autograd.grad(term, x_hat, retain_graph=True)[0].norm()
+            for term in (loss.reconstruction, loss.adversarial)
+        ]
+        factor = (0.3 * to_picture[0] / to_picture[1].clamp_min(1e-6)).clamp_max(10).detach()
+        adversarial = factor * loss.adversarial
+        return loss._replace(total=loss.total - loss.adversarial + adversarial, adversarial=adversarial)
+
+    original, plain = step.generator_loss, step.vae_loss
+    delayed.calls = 0  # type: ignore[attr-defined]
+    if kind == "delayed critic":
+        return None, patch.object(step, "generator_loss", delayed)
+    if kind == "adaptive weight":
+        return None, patch.object(step, "vae_loss", adaptive)
+    arguments = (config.in_channels, config.discriminator_channels, config.strides(), config.norm)
+    if kind == "instance noise":
+        return Noisy(*arguments), nullcontext()
+    critic = PatchDiscriminator(*arguments)
+    for layer in critic.layers:
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.utils.parametrizations.spectral_norm(layer)
+    return critic, nullcontext()
+
+
 def train_one(label: str, changes: dict, device: str, out: Path) -> None:
-    "One run: its checkpoint in `out`/label, its measurements in metrics.json there."
+    "One run: its checkpoint in `out`/label, its measurements in metrics.json there; none that is there."
+    from contextlib import nullcontext
+
     import torch
 
     from vae_tutorial.config import PRESETS, TrainConfig
     from vae_tutorial.device import choose_device, describe_machine
     from vae_tutorial.images.batches import load_batch
-    from vae_tutorial.loop import split_data, train
+    from vae_tutorial.loop import _split_data, train
     from vae_tutorial.measurements import measure
 
     torch.set_num_threads(1)
+    if (out / label / "metrics.json").exists():
+        return
+    kind = changes.pop("trial", None)
     config = TrainConfig(**(PRESETS["quick"] | dict(device=device, out=str(out / label)) | changes))
-    splits = split_data(None, config)
-    run = train(config, tuple(splits))
+    critic, context = trial(kind, config) if kind else (None, nullcontext())
+    splits = _split_data(None, config)
+    shutil.rmtree(out / label, ignore_errors=True)  # what an interrupted run left
+    with context:
+        run = train(config, tuple(splits), discriminator=critic)
     torch.manual_seed(0)  # of the Monte Carlo estimates
     measured = measure(run, load_batch(splits[1], torch.arange(min(256, len(splits[1])))))
+    measured |= from_codes(run.model, splits)
     last = [record for record in run.history if "images_per_second" in record][-1]
     about = dict(machine=describe_machine(choose_device(device)), seconds=last["seconds"], steps=run.step)
     (out / label / "metrics.json").write_text(json.dumps(measured | about, indent=1) + "\n")
     print(f"{label}: {measured['psnr']:.2f} dB, {last['seconds']:.0f} s", flush=True)
 
 
+def from_codes(model: Any, splits: Any) -> dict[str, float]:
+    "The KL of the codes' whole covariance, and the patch distance of faces by two samplers."
+    import torch
+
+    from vae_tutorial.images.batches import load_batch
+    from vae_tutorial.metrics import patch_swd
+    from vae_tutorial.mixture import population_kl
+    from vae_tutorial.sampling import fit_samplers, generate
+
+    with torch.no_grad():
+        parts = [model.encode(load_batch(splits[0], i)) for i in torch.arange(2048).split(64)]
+    mean, logvar = (torch.cat(side) for side in zip(*parts))
+    model.samplers = fit_samplers(mean, logvar, components=1)
+    real = load_batch(splits[1], torch.arange(256))
+    found = {
+        f"patch_swd_{name}": patch_swd(real, generate(model, 256, name))["mean"]
+        for name in ("prior", "gaussian")
+    }
+    return found | dict(kl_full=population_kl(mean.double(), logvar.double(), "full").item())
+
+
 def numbers(out: Path, label: str) -> dict:
     "The measurements of a run alone, without machine and time."
     kept = json.loads((out / label / "metrics.json").read_text())
     return {name: value for name, value in kept.items() if name not in ("machine", "seconds")}
+
+
+def course(out: Path, label: str) -> dict:
+    "The players' losses halfway through a run and at its end."
+    history = json.loads((out / label / "history.json").read_text())
+    players = [record for record in history if "train/adversarial" in record]
+    half, end = players[len(players) // 2], players[-1]
+    return {
+        f"{name}_{when}": round(record.get(f"train/{name}", 0.0), 1)
+        for when, record in (("half", half), ("end", end))
+        for name in ("adversarial", "discriminator")
+    }
 
 
 def about(out: Path, label: str) -> dict:
@@ -114,10 +253,10 @@ def picture(out: Path, prefix: str, path: Path, n: int = 10) -> None:
     from vae_tutorial.checkpoint import load
     from vae_tutorial.figures import reconstructions
     from vae_tutorial.images.batches import load_batch
-    from vae_tutorial.loop import split_data
+    from vae_tutorial.loop import _split_data
 
     runs = {method: load(out / f"{prefix}-{method}") for method in METHODS}
-    held_out = load_batch(split_data(None, runs["proposed"].config)[1], torch.arange(n))
+    held_out = load_batch(_split_data(None, runs["proposed"].config)[1], torch.arange(n))
     reconstructions({method: run.model for method, run in runs.items()}, held_out, path=path)
 
 
@@ -144,6 +283,19 @@ def gather(names: list[str], out: Path) -> None:
         write("07_baseline.json", rows)
     if "critic" in names:
         write("06_critic.json", [about(out, w) | numbers(out, w) for w in ("critic-old", "critic-new")])
+    for name, parts, seeds, file in (
+        ("ablation", PARTS, 3, "07_ablation.json"),
+        ("recipe", RECIPES, 2, "06_recipe.json"),
+    ):
+        if name in names:
+            rows = []
+            for part in parts:
+                runs = [f"{name} {part} {seed}" for seed in range(seeds)]
+                found = [
+                    dict(seed=s, **numbers(out, label), **course(out, label)) for s, label in enumerate(runs)
+                ]
+                rows.append(dict(name=part, runs=found))
+            write(file, dict(about(out, runs[0]), rows=rows))
     if "photographs" in names:
         labels = {method: f"photographs-{method}" for method in METHODS}
         measured = {method: numbers(out, label) for method, label in labels.items()}
@@ -152,7 +304,7 @@ def gather(names: list[str], out: Path) -> None:
 
 
 def main() -> None:
-    choices = ("faces", "seeds", "baseline", "critic", "photographs")
+    choices = ("faces", "seeds", "baseline", "critic", "ablation", "recipe", "photographs")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -52,6 +52,7 @@ LEAST = 0.9  # share that must be killed
 KILLERS = {
     "learn/04_resnet": ["reference/fuse"],
     "learn/06_training_step": ["reference/training_loop"],
+    "learn/09_sampling": ["reference/stored_samplers"],
     "reference/bench": ["reference/bench_command", "tests/commands"],
     "reference/checkpoint": ["tests/resume", "tests/bad_input"],
     "reference/checks": ["tests/bad_input"],

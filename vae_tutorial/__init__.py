@@ -14,6 +14,7 @@ _PLACES = {
     "TrainConfig": "config",
     "PRESETS": "config",
     "load": "checkpoint",
+    "generate": "sampling",
     "open_dataset": "images.datasets",
     "load_batch": "images.batches",
     "ResidualVAE": "resnet",
@@ -26,6 +27,7 @@ __all__ = [
     "PatchDiscriminator",
     "ResidualVAE",
     "TrainConfig",
+    "generate",
     "load",
     "load_batch",
     "measure",
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from .measurements import measure
     from .patchgan import PatchDiscriminator
     from .resnet import ResidualVAE
+    from .sampling import generate
 
 
 def __getattr__(name: str) -> Any:

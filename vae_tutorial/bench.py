@@ -28,12 +28,12 @@ from .fuse import fuse_
 from .images.batches import load_batch, random_flip
 from .images.datasets import FolderImages, TensorImages
 from .images.files import find_images
-from .loop import compile_networks
+from .loop import _compile_networks
 from .randomness import _kept_generators
 from .step import make_optimizers, set_rates, training_step
 
 # %% auto #0
-__all__ = ['measure_training']
+__all__ = []
 
 # %% ../nbs/reference/bench.ipynb #e9d0667a
 _FORM = ("encoder_identity", "input_norm", "init", "discriminator_strides", "lr", "discriminator_lr")
@@ -84,7 +84,7 @@ def _count_operations(run: Callable[[], object]) -> int:
 
 # %% ../nbs/reference/bench.ipynb #0e94fa9e
 def _count_flops(config: TrainConfig, fused: bool = True) -> float:
-    """Floating-point operations an image in one training step of `config`, forward and backward, by (9.1).
+    """Floating-point operations an image in one training step of `config`, forward and backward, by (10.1).
 
     A multiply-add is two; elementwise work is left out. `fused`: with networks as a training runs them.
     """
@@ -116,7 +116,7 @@ def _make_step(
             fuse_(network)
     optimizers = make_optimizers(config, model, discriminator)
     if config.compile:
-        compile_networks(model, discriminator)
+        _compile_networks(model, discriminator)
 
     def step(k: int) -> dict[str, Tensor]:
         set_rates(optimizers, config, k)
@@ -153,7 +153,7 @@ def _step_seconds(
 
 # %% ../nbs/reference/bench.ipynb #39206c0a
 def _speed(seconds: list[float], images: int) -> dict[str, float]:
-    "(9.2): `images_per_second` from each step's `seconds` and its `images`, with quartiles `low` and `high`."
+    "(10.2): `images_per_second` from each step's `seconds` and `images`, with quartiles `low` and `high`."
     several = seconds if len(seconds) > 1 else seconds * 2
     first, median, third = statistics.quantiles(several, n=4, method="inclusive")
     return dict(images_per_second=images / median, low=images / third, high=images / first)
@@ -196,7 +196,7 @@ def _matrix_peak(
 
 
 def _share_of_peak(flops_per_image: float, images_per_second: float, peak: float) -> float:
-    "(9.3): the share of the matrix `peak`, in operations a second, that a training uses."
+    "(10.3): the share of the matrix `peak`, in operations a second, that a training uses."
     return flops_per_image * images_per_second / peak
 
 # %% ../nbs/reference/bench.ipynb #7972603d
@@ -253,7 +253,7 @@ def _loading_speed(dataset: Any, batch_size: int, seconds: float = 2.0, seed: in
 
 
 def _in_turn(step: float, data: float) -> float:
-    "(9.4): images a second when loading at `data` and training at `step` images a second take turns."
+    "(10.4): images a second when loading at `data` and training at `step` images a second take turns."
     return 1 / (1 / step + 1 / data)
 
 
@@ -280,7 +280,7 @@ def _measure_data(config: TrainConfig, source: str = "faces", seconds: float = 2
         }
 
 # %% ../nbs/reference/bench.ipynb #86de5e93
-def measure_training(
+def _measure_training(
     config: TrainConfig,
     steps: int = 20,
     warmup: int = 3,

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from .bench import _CONFIGURATIONS, _in_turn, _configuration, measure_training
-from .checks import _brief, check_count, check_number, check_path
+from .bench import _CONFIGURATIONS, _in_turn, _configuration, _measure_training
+from .checks import _brief, _check_count, _check_number, _check_path
 from .commands import _command_ends
 from .config import TrainConfig
 from .device import choose_device, pin_threads
 from .images.files import find_images
-from .loop import compile_networks
+from .loop import _compile_networks
 from .memory import _keep_memory, _suggest_allocator
 from .options import _add_settings, _Parser
 
@@ -47,11 +47,11 @@ def _worker() -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     with _command_ends("measurement"):
-        print("\n" + json.dumps(measure_training(TrainConfig(**config), **request)))
+        print("\n" + json.dumps(_measure_training(TrainConfig(**config), **request)))
 
 
 def _in_fresh_process(config: TrainConfig, threads: int | None = None, **options: Any) -> dict[str, Any]:
-    """`measure_training(config, **options)` in a process of its own, with `threads` threads.
+    """`_measure_training(config, **options)` in a process of its own, with `threads` threads.
 
     `threads` None: torch's choice. Raises `ValueError` for what that refuses, `ChildProcessError` for a
     measurement that failed, or that was killed, as it is when memory runs out.
@@ -104,7 +104,7 @@ def _other_speed(words: list[str]) -> float:
 
 
 def _ratio_of(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    "(9.5): `ratio` of the medians, and the smallest and the largest ratio of a round, `low` and `high`."
+    "(10.5): `ratio` of the medians, and the smallest and the largest ratio of a round, `low` and `high`."
     rounds = [a / b for a, b in zip(ours, theirs)]
     return dict(ratio=statistics.median(ours) / statistics.median(theirs), low=min(rounds), high=max(rounds))
 
@@ -222,8 +222,8 @@ def _check(options: argparse.Namespace) -> None:
     "Raise `ValueError` for the first of `vae_bench`'s options that cannot be used, before it measures."
     for name, least in (("steps", 1), ("warmup", 0), ("rounds", 1), ("threads", 1)):
         if getattr(options, name) is not None:
-            check_count(name, getattr(options, name), least)
-    check_number("limit", options.limit, positive=True)
+            _check_count(name, getattr(options, name), least)
+    _check_number("limit", options.limit, positive=True)
     for name in options.configurations:
         if name not in _CONFIGURATIONS:
             names = ", ".join(_CONFIGURATIONS)
@@ -233,7 +233,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.data is not None and options.data != "faces":
         find_images(options.data)
     if getattr(options, "compile", False):
-        compile_networks()  # of none: is there a compiler?
+        _compile_networks()  # of none: is there a compiler?
 
 # %% ../nbs/reference/bench_command.ipynb #0df05354
 def vae_bench(arguments: list[str] | None = None) -> None:
@@ -249,7 +249,7 @@ def vae_bench(arguments: list[str] | None = None) -> None:
         chosen = {name: value for name, value in vars(options).items() if name in _SETTINGS}
         configs = {name: _configuration(name, **chosen) for name in options.configurations}
         other = None if options.against is None else _split_command(options.against)
-        path = None if options.out is None else check_path("out", options.out)
+        path = None if options.out is None else _check_path("out", options.out)
         kept, records = [] if path is None else _read_records(path), []
         words = ["vae_bench", *(sys.argv[1:] if arguments is None else arguments)]
         if hint := _suggest_allocator(choose_device(chosen.get("device", "auto")), words):

@@ -16,17 +16,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from .checks import _brief, check_path
+from .checks import _brief, _check_path
 from .config import TrainConfig
 from .device import choose_device
 from .fuse import fuse_
 from .mixture import RunningMoments
 from .randomness import _kept_generators
+from .sampling import _unpacked
+from .shipped import shipped_models, _in_single, _shipped
 from .step import _named_tensors, _unwrapped
 
 # %% auto #0
-__all__ = ['TrainResult', 'CheckpointError', 'save_checkpoint', 'load']
+__all__ = ['TrainResult', 'CheckpointError', 'load']
 
 # %% ../nbs/reference/checkpoint.ipynb #040e04cf
 class TrainResult(NamedTuple):
@@ -51,7 +54,7 @@ class _Run:
     config: TrainConfig
     model: nn.Module
     discriminator: nn.Module | None
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: list[Optimizer]
     average: dict[str, Tensor]  # of the model's weights; empty where none is kept
     data: dict[str, dict[str, Any]]  # fingerprints of "train" and "valid"
     memory: RunningMoments | None = None  # of the codes, for variance="full"
@@ -98,7 +101,7 @@ _FORMAT, _VERSION = "vae-tutorial", 2
 _FILES = dict(config="config.json", history="history.json", checkpoint="checkpoint.safetensors")
 
 
-def save_checkpoint(folder: str | Path, run: _Run) -> dict[str, Path]:
+def _save_checkpoint(folder: str | Path, run: _Run) -> dict[str, Path]:
     """Write a run's state into `folder`, which is made: `checkpoint.safetensors`, and two files to read.
 
     Those are `config.json`, what the checkpoint says of itself, and `history.json`. What the file calls the
@@ -108,7 +111,7 @@ def save_checkpoint(folder: str | Path, run: _Run) -> dict[str, Path]:
     """
     from safetensors.torch import save
 
-    folder = check_path("folder", folder)
+    folder = _check_path("folder", folder)
     tensors = {name: t.cpu().contiguous().clone() for name, t in run.tensors().items()}
     if (bad := _not_finite(tensors)) is not None:
         raise FloatingPointError(f"{bad} is no longer finite at step {run.step}: nothing was saved of it")
@@ -143,13 +146,12 @@ def _not_finite(tensors: dict[str, Tensor]) -> str | None:
 
 # %% ../nbs/reference/checkpoint.ipynb #3306f599
 def _read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
-    """What a checkpoint says of itself, its tensors by name, and its folder.
+    """What a checkpoint says of itself, among it `config` and `step`, its tensors by name, and its folder.
 
-    `path`: the folder, or the file in it. What it says has a `config`, a `TrainConfig`, and a `step`. Nothing
-    is unpickled. Raises `CheckpointError` for a file that is missing, damaged, not this library's or of a
-    later version, and for one that holds NaN or infinity.
+    `path`: the folder, the file in it, or a shipped model's name. Nothing is unpickled. Raises
+    `CheckpointError` for a file that is missing, damaged, foreign or of a later version, or not finite.
     """
-    path = check_path("path", path)
+    path = _shipped(_check_path("path", path))
     file = path / "checkpoint.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise CheckpointError(f"no checkpoint at {str(path)!r}: {_what_lies_there(path)}")
@@ -164,7 +166,8 @@ def _what_lies_there(path: Path) -> str:
     "What to do about a `path` without a checkpoint."
     runs = sorted(file.parent for file in path.glob("*/checkpoint.safetensors")) if path.is_dir() else []
     if not runs:
-        return "it must be a folder with checkpoint.safetensors, or that file"
+        names = ", ".join(shipped_models())
+        return f"it must be a folder with checkpoint.safetensors, that file, or a name among {names}"
     names = " or ".join(repr(str(run)) for run in runs[:3])
     if {"standard", "proposed"} <= {run.name for run in runs}:
         return f"it is a quick start's folder, with a run of each method; name {names}"
@@ -182,10 +185,8 @@ def _parse(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         about = json.loads(header.get("__metadata__", {}).get("about", "{}"))
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
-        raise CheckpointError(
-            f"{str(file)!r} is not a safetensors checkpoint, or is damaged ({_brief(str(error))}); "
-            "pickled files are never opened"
-        ) from None
+        why = f"is not a safetensors checkpoint, or is damaged ({_brief(str(error))})"
+        raise CheckpointError(f"{str(file)!r} {why}; pickled files are never opened") from None
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise CheckpointError(f"{str(file)!r} was not written by this library")
     version = about.get("format_version")
@@ -203,7 +204,7 @@ def _parse(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             fine = fine and 0 <= value < 2**53
         if not fine:
             raise CheckpointError(f"{str(file)!r} is damaged: its {name} cannot be {_brief(value)}")
-    return about, tensors
+    return about, _in_single(tensors) if about.get("half") else tensors
 
 
 def _config_of(about: dict[str, Any], file: Path) -> TrainConfig:
@@ -229,10 +230,8 @@ def _read_history(folder: Path, step: int) -> list[dict[str, float]]:
             raise ValueError
         return [record for record in records if record["step"] <= step]
     except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
-        raise CheckpointError(
-            f"{str(file)!r} is damaged: it must be a list of records of numbers with a step each; "
-            "without the file, the run goes on"
-        ) from None
+        how = "a list of records of numbers with a step each; without the file, the run goes on"
+        raise CheckpointError(f"{str(file)!r} is damaged: it must be {how}") from None
 
 # %% ../nbs/reference/checkpoint.ipynb #b722ba5d
 def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -269,10 +268,10 @@ def load(
 ) -> TrainResult:
     """Both networks of a run, in evaluation mode, with its history and configuration.
 
-    `path`: the run's folder or its checkpoint.safetensors. `model`, `discriminator`: needed only for networks
-    of your own, to be filled. Raises `CheckpointError` for a file that is missing, damaged, foreign, of a
-    later version, or does not fit the networks; a pickle is never opened. torch's generators are left
-    as they were.
+    `path`: the run's folder, its checkpoint.safetensors, or the name of a [shipped model](shipped.ipynb).
+    `model`, `discriminator`: needed only for networks of your own, to be filled. Raises `CheckpointError` for
+    a file that is missing, damaged, foreign, of a later version, or does not fit the networks; a pickle is
+    never opened. torch's generators are left alone. The model's `samplers` are the file's, by name, or {}.
     """
     place = choose_device(device)
     about, tensors, folder = _read_checkpoint(path)
@@ -281,6 +280,10 @@ def load(
         kind = f"a network of class {_brief(about['model'])}"
         raise CheckpointError(f"{str(path)!r} holds {kind}: give an instance of it as `model`")
     model = _rebuilt(model, config.make_model, _part(tensors, "model"), path)
+    try:
+        setattr(model, "samplers", _unpacked(_part(tensors, "sampler"), config.latent_dim))
+    except ValueError as error:
+        raise CheckpointError(f"{str(path)!r} is damaged: {error}") from None
     weights = _part(tensors, "discriminator")
     if weights:
         discriminator = _rebuilt(discriminator, config.make_discriminator, weights, path).to(place).eval()
@@ -332,15 +335,11 @@ def _check_same_run(about: dict[str, Any], run: _Run, path: str | Path) -> None:
         before, now = about["data"].get(part), run.data.get(part)
         if about["data"] and before != now:
             counts = [_brief((data or {}).get("images")) for data in (before, now)]
-            what = (
-                f"{counts[0]} images, now {counts[1]}" if counts[0] != counts[1] else "other files than now"
-            )
+            what = "{} images, now {}".format(*counts) if counts[0] != counts[1] else "other files than now"
             raise CheckpointError(f"cannot resume {str(path)!r}: its {words} data were {what}")
 
 # %% ../nbs/reference/checkpoint.ipynb #9da207dc
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: str | Path
-) -> None:
+def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], path: str | Path) -> None:
     "Put a checkpoint's moments (`index.name` -> tensor) back into `optimizer`. Raises `CheckpointError`."
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -349,10 +348,8 @@ def _restore_optimizer(
         k = int(index) if index.isdecimal() else len(parameters)
         shapes = [torch.Size()] if key == "step" else [p.shape for p in parameters[k : k + 1]]
         if k >= len(parameters) or tensor.shape not in shapes or not tensor.is_floating_point():
-            shape = f"{tuple(tensor.shape)} {tensor.dtype}"
-            raise CheckpointError(
-                f"{str(path)!r} is damaged: Adam's {_brief(name)}, {shape}, fits no parameter"
-            )
+            what = f"Adam's {_brief(name)}, {tuple(tensor.shape)} {tensor.dtype}, fits no parameter"
+            raise CheckpointError(f"{str(path)!r} is damaged: {what}")
         state.setdefault(k, {})[key] = tensor
     if not state or any(set(moments) != {"step", "exp_avg", "exp_avg_sq"} for moments in state.values()):
         raise CheckpointError(f"{str(path)!r} is damaged: it lacks Adam's state")
@@ -374,10 +371,7 @@ def _regular(history: list[dict[str, float]], config: TrainConfig, step: int) ->
 
 @torch.no_grad()
 def _restore(run: _Run, path: str | Path) -> None:
-    """Bring `run`, which has not begun, to where the checkpoint at `path` is.
-
-    Raises `CheckpointError` for a checkpoint of other settings, other data or other networks.
-    """
+    "Bring a fresh `run` to a checkpoint's state. `CheckpointError` for other settings, data or networks."
     about, tensors, folder = _read_checkpoint(path)
     _check_same_run(about, run, path)
     if not _part(tensors, "optimizer0"):

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['check_type', 'check_count', 'check_number', 'check_choice', 'check_path', 'check_images', 'check_same_shape']
+__all__ = []
 
 # %% ../nbs/reference/checks.ipynb #4a926119
 def _brief(value: Any) -> str:
@@ -23,20 +23,20 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 # %% ../nbs/reference/checks.ipynb #6b8d8b91
-def check_type(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
+def _check_type(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
     "Raise `ValueError` unless `value` is an instance of `kind`, which the message calls `what`."
     if not isinstance(value, kind):
         raise ValueError(f"{name} must be {what}, got {_brief(value)}")
 
 # %% ../nbs/reference/checks.ipynb #7a88097b
-def check_count(name: str, value: int, least: int = 1, most: int = 2**31 - 1) -> None:
+def _check_count(name: str, value: int, least: int = 1, most: int = 2**31 - 1) -> None:
     "Raise `ValueError` unless `value` is a whole number from `least` to `most`."
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         allowed = f"of at least {least}" if most == 2**31 - 1 else f"from {least} to {most}"
         raise ValueError(f"{name} must be a whole number {allowed}, got {_brief(value)}")
 
 # %% ../nbs/reference/checks.ipynb #322aff7c
-def check_number(name: str, value: float, positive: bool = False, below: float = math.inf) -> None:
+def _check_number(name: str, value: float, positive: bool = False, below: float = math.inf) -> None:
     "Raise `ValueError` unless `value` is finite, at least 0 (`positive`: above 0) and less than `below`."
     ok = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < min(below, 2.0**63)
     if not ok or (positive and value == 0):
@@ -45,13 +45,13 @@ def check_number(name: str, value: float, positive: bool = False, below: float =
         raise ValueError(f"{name} must be a finite number {allowed}{less}, got {_brief(value)}")
 
 # %% ../nbs/reference/checks.ipynb #91cdf17d
-def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+def _check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     "Raise `ValueError` unless `value` is one of `choices`, of the same type: 1 is not `True`."
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {_brief(value)}")
 
 # %% ../nbs/reference/checks.ipynb #8fcf709d
-def check_path(name: str, value: str | Path) -> Path:
+def _check_path(name: str, value: str | Path) -> Path:
     "`value` as a `Path`, `~` expanded, there or not. Raises `ValueError` for what no path can be."
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise ValueError(f"{name} must be a path, got {_brief(value)}")
@@ -65,7 +65,7 @@ def check_path(name: str, value: str | Path) -> Path:
     return path
 
 # %% ../nbs/reference/checks.ipynb #ad87f746
-def check_images(
+def _check_images(
     images: Tensor,
     shape: tuple[int | None, int | None, int | None] = (None, None, None),
     name: str = "images",
@@ -83,7 +83,7 @@ def check_images(
         raise ValueError(f"{name} must have shape {wanted}, none of them 0, got {tuple(images.shape)}")
 
 # %% ../nbs/reference/checks.ipynb #a93355a2
-def check_same_shape(**tensors: Tensor) -> None:
+def _check_same_shape(**tensors: Tensor) -> None:
     "Raise `ValueError` unless all `tensors`, by name, have one shape: a loss must not broadcast."
     shapes = [tuple(t.shape) for t in tensors.values()]
     if len(set(shapes)) > 1:

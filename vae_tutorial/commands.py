@@ -20,15 +20,18 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .checkpoint import _FREE, TrainResult, _read_checkpoint
-from .checks import check_path
+from .checkpoint import TrainResult, _free, load, _read_checkpoint
+from .checks import _check_path
 from .config import TrainConfig
 from .device import _is_out_of_memory, choose_device, choose_precision, describe_machine
-from .images.batches import DataError, load_batch
-from .loop import split_data, train
+from .images.batches import DataError, load_batch, random_split
+from .loop import _split_data, train
 from .measurements import measure
 from .memory import _keep_memory, _suggest_allocator
-from .options import _LIMITS, settings_parser, _with_preset
+from .metrics import patch_swd
+from .options import _LIMITS, _settings_parser, _with_preset
+from .sampling import fit_samplers, generate
+from .stored_samplers import save_samplers
 
 # %% auto #0
 __all__ = ['vae_quickstart', 'vae_train']
@@ -43,7 +46,7 @@ def _verdict(error: BaseException) -> tuple[int, str] | None:
         return (143, "stopped by SIGTERM") if error.code == 143 else None
     if _is_out_of_memory(error):
         return 1, "out of memory"
-    saving = any(frame.name == "save_checkpoint" for frame in traceback.extract_tb(error.__traceback__))
+    saving = any(frame.name == "_save_checkpoint" for frame in traceback.extract_tb(error.__traceback__))
     if isinstance(error, (OSError, FloatingPointError)) or (isinstance(error, ValueError) and saving):
         return 1, line
     return (2, line) if isinstance(error, ValueError) else None
@@ -102,7 +105,7 @@ def _tidy(folder: Path) -> list[Path]:
 # %% ../nbs/reference/commands.ipynb #1e40837f
 def _new_folder(out: str | Path, command: str) -> Path:
     "Make the next numbered folder under `out`: 001, 002, ... Raises `ValueError` when that cannot be done."
-    out = check_path("out", out)
+    out = _check_path("out", out)
     about = dict(format="vae-tutorial", command=command, version=__version__)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +141,7 @@ def _open(name: str, config: TrainConfig, arguments: list[str] | None) -> tuple[
     print(f"Opening {faces if config.dataset == 'faces' else config.dataset} ...", flush=True)
     if config.image_size < 11:
         raise ValueError(f"image_size must be at least 11 to be measured, got {config.image_size}")
-    splits: Any = split_data(None, config)
+    splits: Any = _split_data(None, config)
     if len(splits[1]) < 2:
         few = f"the figures need at least 2 held-out images, got {len(splits[1])}"
         raise ValueError(f"{few}: more images, or a larger valid_fraction")
@@ -151,6 +154,20 @@ def _say_what(splits: tuple[Any, Any], config: TrainConfig, folder: Path) -> Non
     print(f"Results: {folder}", flush=True)
 
 # %% ../nbs/reference/commands.ipynb #861e21cf
+def _fit(run: TrainResult, train_set: Any) -> None:
+    "Fit samplers to the codes of at most 2048 training images; into the run's model and its checkpoint."
+    n = min(len(train_set), 2048)
+    if n < 2:
+        return
+    model: Any = run.model
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        codes = [model.encode(load_batch(train_set, part).to(device)) for part in torch.arange(n).split(64)]
+    mean, logvar = (torch.cat(side) for side in zip(*codes))
+    model.samplers = fit_samplers(mean, logvar)
+    save_samplers(run.paths["checkpoint"], model.samplers)
+
+
 def _numbers(run: TrainResult, held_out: Tensor) -> dict[str, Any]:
     "What `metrics.json` holds of a run."
     last: dict[str, float] = {}
@@ -158,11 +175,15 @@ def _numbers(run: TrainResult, held_out: Tensor) -> dict[str, Any]:
         last |= record
     speed = {name: last.get(name) for name in ("images_per_second", "seconds")}
     losses = {name: value for name, value in last.items() if "/" in name}
-    return dict(measure(run, held_out), steps=run.step, **speed, losses=losses)
+    drawn = {
+        f"patch_swd_{sampler}": patch_swd(held_out, generate(run.model, len(held_out), sampler).cpu())["mean"]
+        for sampler in ("prior", *(["gaussian"] if "gaussian" in getattr(run.model, "samplers", {}) else []))
+    }
+    return dict(measure(run, held_out), **drawn, steps=run.step, **speed, losses=losses)
 
 
 def _draw(folder: Path, runs: Mapping[str, TrainResult], held_out: Tensor) -> None:
-    "Write the five figures of `runs`, by name, into `folder`."
+    "Write the figures of `runs`, by name, into `folder`."
     from vae_tutorial import figures  # here, because matplotlib takes a second to import
 
     models = {name: run.model for name, run in runs.items()}
@@ -172,15 +193,19 @@ def _draw(folder: Path, runs: Mapping[str, TrainResult], held_out: Tensor) -> No
     across = dict(reversed(models.items()))
     figures.transitions(across, held_out[0], held_out[1], path=folder / "figure5-transitions.png")
     figures.samples(models, path=folder / "samples.png")
+    if all("gaussian" in getattr(model, "samplers", {}) for model in models.values()):
+        figures.samples(models, sampler="gaussian", path=folder / "samples-fitted.png")
     if histories:
         figures.training_curves(histories, path=folder / "curves.png")
 
 
 def _finish(
-    folder: Path, config: TrainConfig, runs: Mapping[str, TrainResult], valid_set: Any, began: float
+    folder: Path, config: TrainConfig, runs: Mapping[str, TrainResult], splits: Any, began: float
 ) -> dict[str, dict[str, Any]]:
     "Measure and draw `runs` on held-out images; writes `metrics.json`, returns its numbers by run."
-    held_out = load_batch(valid_set, torch.arange(min(256, len(valid_set))))
+    for run in runs.values():
+        _fit(run, splits[0])
+    held_out = load_batch(splits[1], torch.arange(min(256, len(splits[1]))))
     metrics: dict[str, Any] = {name: _numbers(run, held_out) for name, run in runs.items()}
     _draw(folder, runs, held_out)
     machine = describe_machine(choose_device(config.device))
@@ -188,6 +213,28 @@ def _finish(
     found = metrics if len(runs) > 1 else metrics[config.method]
     (folder / "metrics.json").write_text(json.dumps(about | found, indent=1) + "\n")
     return metrics
+
+# %% ../nbs/reference/commands.ipynb #34d43981
+def _first_look(folder: Path) -> list[Path]:
+    "Pictures by the models that come with the library, written into `folder`: their paths."
+    from vae_tutorial import figures
+    from vae_tutorial.faces.dataset import SyntheticFaces
+
+    runs = {method: load(name) for method, name in _TRAINED.items()}
+    models = {method: run.model for method, run in runs.items()}
+    config = runs["proposed"].config
+    faces = SyntheticFaces(config.data_size or 0, config.image_size, seed=config.seed, cache=False)
+    held_out = load_batch(random_split(faces, config.valid_fraction, config.seed).valid, torch.arange(8))
+    model = models["proposed"]
+    rows = {sampler: generate(model, 8, sampler, seed=1) for sampler in ("mixture", "gaussian", "prior")}
+    paths = [folder / f"{name}.png" for name in ("reconstructions", "transitions", "generated")]
+    figures.reconstructions(models, held_out, path=paths[0])
+    figures.transitions(dict(reversed(models.items())), held_out[0], held_out[1], steps=8, path=paths[1])
+    figures.picture_rows(rows, "Generated, by the proposed model's samplers", path=paths[2])
+    return paths
+
+
+_TRAINED = dict(standard="faces-64-standard", proposed="faces-64")
 
 # %% ../nbs/reference/commands.ipynb #843ca85e
 def _summary(metrics: dict[str, dict[str, Any]]) -> str:
@@ -200,10 +247,11 @@ def _summary(metrics: dict[str, dict[str, Any]]) -> str:
 
 _GUIDE = """
 Look at, in {folder}:
+  trained/                 the pictures by the models that come with the library: hours instead of minutes
   reconstructions.png      held-out images, and what each method makes of them: the standard one blurs
   figure4-variants.png     one image with two latents moved by 20 posterior standard deviations
   figure5-transitions.png  from one image to another through the latent space, proposed above standard
-  samples.png              images from the prior
+  samples.png              images from the prior; samples-fitted.png: from a Gaussian fitted to the codes
   curves.png               each loss term, sigma and the population's variance against the step
   metrics.json             settings, machine, and every number of the table above
   standard/, proposed/     checkpoints: vae_tutorial.load opens them, vae_train --resume goes on with them"""
@@ -213,14 +261,14 @@ _LESS = "a smaller --batch_size, --image_size or --width"
 
 # %% ../nbs/reference/commands.ipynb #ba165d52
 def vae_quickstart(arguments: list[str] | None = None) -> None:
-    """Train the standard and the proposed VAE, one after the other, and show them side by side.
+    """Show what trained models do; then train the standard and the proposed VAE, and show them side by side.
 
     `arguments`: the words after the command's name; None: those of the command line. Figures, metrics.json
     and checkpoints go into a new folder. Ends with exit code 1, 2, 130 or 143 (`SystemExit`) unless all went
     well.
     """
     about = "Train the standard and the proposed VAE, and show them side by side. Settings: the preset quick."
-    parser = settings_parser("vae_quickstart", about, without=["method"], own={"--out": _OUT})
+    parser = _settings_parser("vae_quickstart", about, without=["method"], own={"--out": _OUT})
     with _command_ends("vae_quickstart", _LESS) as command:
         given = vars(parser.parse_args(arguments))
         out = given.pop("out", "results")
@@ -228,11 +276,15 @@ def vae_quickstart(arguments: list[str] | None = None) -> None:
         splits = _open("vae_quickstart", config, arguments)
         command.folder = folder = _new_folder(out, "vae_quickstart")
         _say_what(splits, config, folder)
+        if config.dataset == "faces":
+            print("What the models that come with the library make of held-out faces, and new faces by them:")
+            print(*(f"  {path}" for path in _first_look(folder / "trained")), sep="\n", flush=True)
+            print("Now both methods are trained anew, smaller:", flush=True)
         began, runs = time.perf_counter(), {}
         for method in ("standard", "proposed"):
             run_config = replace(config, method=method, out=str(folder / method))
             runs[method] = train(run_config, splits, progress=True)
-        print(_summary(_finish(folder, config, runs, splits[1], began)))
+        print(_summary(_finish(folder, config, runs, splits, began)))
         print(_GUIDE.format(folder=folder))
 
 # %% ../nbs/reference/commands.ipynb #ff4e8fa1
@@ -240,7 +292,7 @@ def _resumed(path: str | Path, given: dict[str, Any]) -> TrainConfig:
     "The settings of the run at `path`, with those `given` anew. Raises `ValueError` for what cannot change."
     about, _, folder = _read_checkpoint(path)
     old: TrainConfig = about["config"]
-    free = [setting.name for setting in fields(TrainConfig) if setting.name in _FREE - {"out"}]
+    free = [setting.name for setting in fields(TrainConfig) if setting.name in _free(old) - {"out"}]
     same = asdict(old) | dict(out=None)
     changed = [name for name in given if name not in free and given[name] != same.get(name)]
     if changed:
@@ -259,7 +311,7 @@ def vae_train(arguments: list[str] | None = None) -> None:
     """
     own = {"--out": _OUT, "--resume": "folder of a run to go on with, in place and under its own settings"}
     about = "Train a VAE on faces, or on images of your own. Saves every 500 steps, unless told otherwise."
-    parser = settings_parser("vae_train", about, own=own)
+    parser = _settings_parser("vae_train", about, own=own)
     with _command_ends("vae_train", _LESS) as command:
         given = vars(parser.parse_args(arguments))
         resume = given.pop("resume", None)
@@ -279,14 +331,17 @@ def vae_train(arguments: list[str] | None = None) -> None:
         _say_what(splits, config, folder)
         began = time.perf_counter()
         run = train(config, splits, resume=resume and folder, progress=True)
-        found = _finish(folder, config, {config.method: run}, splits[1], began)[config.method]
+        found = _finish(folder, config, {config.method: run}, splits, began)[config.method]
         print(f"step {run.step}: psnr {found['psnr']:.2f} dB, sigma {found['sigma']:.3f}.")
         print(f"Figures, metrics.json and checkpoint: {folder}")
-        print(f"To go on: vae_train --resume {folder} {_longer(config)}")
+        print(_longer(config, folder))
 
 
-def _longer(config: TrainConfig) -> str:
-    "The option that makes a run of `config` twice as long."
+def _longer(config: TrainConfig, folder: Path) -> str:
+    "How to make a run of `config` twice as long."
+    if config.schedule == "cosine":
+        return "Its rates have fallen to 0 at their end: for a longer run, begin anew with more steps"
     limits = [(name, getattr(config, name)) for name in ("steps", "epochs", "minutes")]
     name, value = next(((name, value) for name, value in limits if value), ("epochs", 20))
-    return f"--{name} {value if name == 'minutes' else 2 * value:g}"
+    option = f"--{name} {value if name == 'minutes' else 2 * value:g}"
+    return f"To go on: vae_train --resume {folder} {option}"

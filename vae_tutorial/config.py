@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .checks import _brief, check_choice, check_count, check_number, check_path, check_type
+from .checks import _brief, _check_choice, _check_count, _check_number, _check_path, _check_type
 from .device import _check_device
 from .elbo import scaled_reconstruction_weight
 from .patchgan import PatchDiscriminator, scaled_strides
@@ -47,13 +47,13 @@ def _check_setting(name: str, kind: str, value: Any, limits: Mapping[str, Any]) 
             rules = " or ".join(map(repr, choices))
             raise ValueError(f"{name} must be a number or {rules}, got {_brief(value)}")
     elif kind == "int":
-        check_count(name, value, limits.get("least", 1), limits.get("most", 2**31 - 1))
+        _check_count(name, value, limits.get("least", 1), limits.get("most", 2**31 - 1))
     elif kind.startswith("float"):
-        check_number(name, value, limits.get("positive", False), limits.get("below", math.inf))
+        _check_number(name, value, limits.get("positive", False), limits.get("below", math.inf))
     elif choices:
-        check_choice(name, value, (None, *choices) if optional else choices)
+        _check_choice(name, value, (None, *choices) if optional else choices)
     else:
-        check_type(name, value, str, "text")
+        _check_type(name, value, str, "text")
 
 # %% ../nbs/reference/configuration.ipynb #9998f1c3
 class _FromSize(int):
@@ -168,7 +168,7 @@ class TrainConfig:
             _check_setting(setting.name, str(setting.type), getattr(self, setting.name), setting.metadata)
         _check_device(self.device)
         if self.out is not None:
-            check_path("out", self.out)
+            _check_path("out", self.out)
         if self.schedule == "cosine" and self.steps is None and self.epochs is None:
             raise ValueError('schedule="cosine" needs steps or epochs: it falls to 0 at the last of them')
         if self.uses("population") and self.variance == "between" and self.batch_size < 2:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from .checks import _brief, check_choice
+from .checks import _brief, _check_choice
 from .memory import _allocator, _cpu_flags, _has_amx
 
 # %% auto #0
@@ -103,7 +103,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     Raises `ValueError` for another name, and for `"bf16"` on a kind of device that this torch has no autocast
     for.
     """
-    check_choice("precision", name, ("auto", "float32", "bf16"))
+    _check_choice("precision", name, ("auto", "float32", "bf16"))
     available = torch.amp.is_autocast_available(device.type)
     if name == "bf16" and not available:
         raise ValueError(f'precision "bf16" needs autocast, which this torch does not have for {device.type}')

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import _brief, check_same_shape
+from .checks import _brief, _check_same_shape
 
 # %% auto #0
 __all__ = ['REFERENCE_WEIGHT', 'kl_to_standard_normal', 'reparameterize', 'gaussian_nll', 'laplace_nll', 'bernoulli_nll',
@@ -25,7 +25,7 @@ def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:
     `mean`, `logvar`: (N, latent_dim). Returns (N,), each at least 0. Raises `ValueError` for shapes
     that differ. Source: the paper's `eq:ELBO_KL`.
     """
-    check_same_shape(mean=mean, logvar=logvar)
+    _check_same_shape(mean=mean, logvar=logvar)
     return 0.5 * (mean.square() + (logvar.expm1() - logvar)).sum(1)
 
 # %% ../nbs/learn/01_elbo.ipynb #191e757c
@@ -48,7 +48,7 @@ def gaussian_nll(x: Tensor, x_hat: Tensor, std: float | Tensor = 1.0) -> Tensor:
     `x`, `x_hat`: one shape (N, ...); `std` > 0: a number or a tensor that broadcasts to `x`.
     Returns (N,). Raises `ValueError` for shapes that differ.
     """
-    check_same_shape(x=x, x_hat=x_hat)
+    _check_same_shape(x=x, x_hat=x_hat)
     s = torch.as_tensor(std, dtype=x.dtype, device=x.device)
     squares = 0.5 * ((x - x_hat) / s).square()
     return (squares + torch.log(s) + 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
@@ -60,7 +60,7 @@ def laplace_nll(x: Tensor, x_hat: Tensor, scale: float | Tensor = 1.0) -> Tensor
     `x`, `x_hat`: one shape (N, ...); `scale` b > 0: a number or a tensor that broadcasts to `x`.
     Returns (N,). Raises `ValueError` for shapes that differ.
     """
-    check_same_shape(x=x, x_hat=x_hat)
+    _check_same_shape(x=x, x_hat=x_hat)
     b = torch.as_tensor(scale, dtype=x.dtype, device=x.device)
     return ((x - x_hat).abs() / b + torch.log(2 * b)).flatten(1).sum(1)
 
@@ -72,7 +72,7 @@ def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
     x in {0, 1} alone; for gray values between them it is the cross-entropy, which is no
     log-likelihood. Raises `ValueError` for shapes that differ.
     """
-    check_same_shape(x=x, logits=logits)
+    _check_same_shape(x=x, logits=logits)
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
 
 # %% ../nbs/learn/01_elbo.ipynb #5caf5b74
@@ -88,7 +88,7 @@ def reconstruction_loss(
     `x`, `x_hat`: one shape (N, ...), images in [-1, 1]. Returns a scalar. Raises `ValueError` for
     shapes that differ, `KeyError` for another `norm`. Source: the paper's `eq:ELBO_l`.
     """
-    check_same_shape(x=x, x_hat=x_hat)
+    _check_same_shape(x=x, x_hat=x_hat)
     error = {"l1": F.l1_loss, "l2": F.mse_loss}[norm]
     return weight * error(x_hat, x)
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from .plotting import COLORS
+from .sampling import Sampler, _chosen
 
 # %% auto #0
 __all__ = ['picture_rows', 'reconstructions', 'variants', 'transitions', 'samples', 'training_curves']
@@ -163,9 +164,12 @@ def transitions(
     return picture_rows(rows, "Transitions: α z_i + (1 − α) z_j, α from 1 to 0", path=path)
 
 # %% ../nbs/reference/figures.ipynb #50eba256
-def _draws(model: Any, n: int, seed: int) -> Tensor:
-    "`n` codes from the prior, (n, latent_dim), by `seed`, the same on each device."
-    return torch.randn(n, model.latent_dim, generator=torch.Generator().manual_seed(seed))
+_ORIGINS = dict(
+    moments="codes' moments",
+    gaussian="codes' Gaussian",
+    mixture="mixture fitted to codes",
+    posterior="posteriors of data",
+)
 
 
 @torch.no_grad()
@@ -173,17 +177,23 @@ def samples(
     models: nn.Module | Mapping[str, nn.Module],
     n: int = 12,
     seed: int = 0,
+    sampler: str | Sampler = "prior",
     codes: Tensor | None = None,
     path: str | Path | None = None,
 ) -> Figure:
-    """Pictures generated from the prior, z ~ N(0, I): `n` for each model, and the same z for all.
+    """Generated pictures, `n` for each model, from codes that `sampler` draws by `seed`.
 
-    `codes`, (n, latent_dim), are decoded instead of draws when given. A row for each model, of at most twelve
-    side by side. The figure is saved as PNG to `path` when given.
+    `sampler`: `"prior"`, z ~ N(0, I) and the same for all models, or another as in `generate`, whose errors
+    are raised: a `Sampler`, or the name of one in each model's `samplers`. `codes`, (n, latent_dim), are
+    decoded instead when given. A row for each model, of at most twelve side by side. The figure is saved as
+    PNG to `path` when given.
     """
-    rows, title = {}, "Generated from the prior" if codes is None else "Generated"
+    rows, title = {}, "Generated"
+    if codes is None and isinstance(sampler, str):
+        title = f"Generated from the {_ORIGINS.get(sampler, sampler)}"
     for name, model in _named(models).items():
-        rows[name] = _decoded(model, _draws(model, n, seed) if codes is None else codes)
+        drawn = _chosen(model, sampler).sample(n, seed) if codes is None else codes
+        rows[name] = _decoded(model, drawn)
     return picture_rows(rows, title, columns=min(n if codes is None else len(codes), 12), path=path)
 
 # %% ../nbs/reference/figures.ipynb #5a69c71e

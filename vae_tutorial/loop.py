@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import TrainResult, _restore, _Run, save_checkpoint
-from .checks import _brief, check_images, check_path, check_same_shape
+from .checkpoint import TrainResult, _restore, _Run, _save_checkpoint
+from .checks import _brief, _check_images, _check_path, _check_same_shape
 from .collapse import latent_statistics
 from .config import TrainConfig
 from .device import _check_compiler, choose_device, choose_precision, _memory_format
@@ -34,7 +34,7 @@ from .randomness import batch_order, _kept_generators, seed_for
 from .step import _named_tensors, make_optimizers, set_rates, training_step, update_average
 
 # %% auto #0
-__all__ = ['split_data', 'compile_networks', 'train']
+__all__ = ['train']
 
 # %% ../nbs/reference/training_loop.ipynb #ccc76a00
 def _batches(
@@ -151,7 +151,7 @@ class _Loop:
         if look or ended:
             self.validate()
         if keep and config.out and not (ended or stopped):
-            save_checkpoint(config.out, run)
+            _save_checkpoint(config.out, run)
         self.since = time.perf_counter()
 
     def record(self) -> None:
@@ -199,9 +199,8 @@ def _check_finite(run: _Run) -> None:
     networks = [network for network in (run.model, run.discriminator) if network is not None]
     values = [p.detach() for network in networks for p in network.parameters() if p.is_floating_point()]
     if bad or not torch.stack(torch._foreach_norm(values)).isfinite().all():
-        what = (
-            f"no longer finite at step {run.step}: {', '.join(bad) or 'the weights'}. Lower lr, or a weight"
-        )
+        what = f"no longer finite at step {run.step}: {', '.join(bad) or 'the weights'}"
+        what += ". Lower lr, or a weight"
         if "kl" in bad and run.config.uses("population") and run.config.variance == "between":
             what += '; images that are all equal have an infinite KL with variance="between"'
         raise FloatingPointError(f"{what}. What was saved before stays as it was")
@@ -220,13 +219,12 @@ def _show(bar: Any, record: dict[str, float], config: TrainConfig, limit: float,
     )
 
 # %% ../nbs/reference/training_loop.ipynb #20f9ef7c
-def split_data(dataset: Any, config: TrainConfig) -> Splits:
+def _split_data(dataset: Any, config: TrainConfig) -> Splits:
     """Training and validation data from what `train` was given.
 
     `dataset`: None opens `config.dataset`; a pair (train, valid) is taken as it is; one map-style data set is
     split by the seed. Raises `ValueError` when the training data do not fill a batch, and `DataError` when
-    their first batch, or one that a validation will look at, holds other images than `config` says. What
-    comes later is checked when it is due.
+    their first batch, or one that a validation will look at, holds other images than `config` says.
     """
     data: Any
     if dataset is None:
@@ -238,9 +236,8 @@ def split_data(dataset: Any, config: TrainConfig) -> Splits:
     elif len(dataset) == 2 and all(hasattr(part, "__len__") for part in dataset):
         data = Splits(*dataset)
     else:
-        raise ValueError(
-            f"dataset must be a data set or a pair (train, valid) of them, got {_brief(dataset)}"
-        )
+        what = "a data set or a pair (train, valid) of them"
+        raise ValueError(f"dataset must be {what}, got {_brief(dataset)}")
     n, size = len(data.train), config.batch_size
     if n < size:
         raise ValueError(f"the training data must fill a batch: {n} images, batch_size {size}")
@@ -252,10 +249,10 @@ def split_data(dataset: Any, config: TrainConfig) -> Splits:
 # %% ../nbs/reference/training_loop.ipynb #4a087b55
 def _check_owner(folder: str | Path, resume: str | Path | None) -> None:
     "Raise `ValueError` where `folder` holds a checkpoint, unless it is the one at `resume`."
-    file = check_path("out", folder) / "checkpoint.safetensors"
+    file = _check_path("out", folder) / "checkpoint.safetensors"
     own: list[Path] = []
     if resume is not None:
-        path = check_path("resume", resume)
+        path = _check_path("resume", resume)
         own = [path, path / file.name]
     if file.exists() and not any(path.is_file() and path.samefile(file) for path in own):
         raise ValueError(
@@ -266,7 +263,7 @@ def _check_owner(folder: str | Path, resume: str | Path | None) -> None:
 
 def _check_folder(folder: str | Path, needed: int) -> None:
     "Make `folder` and prove that it can be written to, with `needed` bytes free. `ValueError` when not."
-    folder = check_path("out", folder)
+    folder = _check_path("out", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -295,19 +292,18 @@ def _try_networks(model: nn.Module, discriminator: nn.Module | None, x: Tensor) 
     if not isinstance(out, (tuple, list)) or len(out) != 3 or not all(isinstance(t, Tensor) for t in out):
         raise ValueError(f"model must return x_hat, mean and logvar, got {_brief(out)}")
     x_hat, mean, logvar = out
-    check_images(x_hat, (x.shape[1], x.shape[2], x.shape[3]), "x_hat")
-    check_same_shape(mean=mean, logvar=logvar)
+    _check_images(x_hat, (x.shape[1], x.shape[2], x.shape[3]), "x_hat")
+    _check_same_shape(mean=mean, logvar=logvar)
     if mean.ndim != 2 or len(mean) != len(x) or len(x_hat) != len(x):
         shapes = f"{tuple(x_hat.shape)} and {tuple(mean.shape)}"
-        raise ValueError(
-            f"model must return images and codes (N, latent_dim) for each of {len(x)}, got {shapes}"
-        )
+        what = f"images and codes (N, latent_dim) for each of {len(x)}"
+        raise ValueError(f"model must return {what}, got {shapes}")
     logits = None if discriminator is None else given("discriminator", discriminator, x_hat)
     if discriminator is not None and not isinstance(logits, Tensor):
         raise ValueError(f"discriminator must return a tensor of logits, got {_brief(logits)}")
 
 # %% ../nbs/reference/training_loop.ipynb #c5f3bf1e
-def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> None:
+def _compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> None:
     """`torch.compile` each of `networks` in place, anew for each size of batch; None is passed over.
 
     `backend`: as torch names it. Raises `ValueError` where the default backend lacks the C++ compiler
@@ -349,7 +345,7 @@ def train(
     config.check()
     device = choose_device(config.device)
     dtype = choose_precision(config.precision, device)
-    data: Any = split_data(dataset, config)
+    data: Any = _split_data(dataset, config)
     if config.out:
         _check_owner(config.out, resume)
     with _kept_generators(device):
@@ -364,10 +360,10 @@ def train(
             # weights and Adam's two moments
             _check_folder(config.out, 3 * sum(t.nbytes for t in run.tensors().values()))
         if config.compile:
-            compile_networks(run.model, run.discriminator)
+            _compile_networks(run.model, run.discriminator)
         with _Signals() as signals:
             _Loop(run, data, dtype, progress).go(signals)
-            paths = save_checkpoint(config.out, run) if config.out else {}
+            paths = _save_checkpoint(config.out, run) if config.out else {}
     if signals.received == signal.SIGTERM:
         raise SystemExit(128 + signal.SIGTERM)
     if signals.received:
@@ -387,18 +383,18 @@ def _begin(config: TrainConfig, data: Any, model: nn.Module | None, discriminato
     device = choose_device(config.device)
     layout = _memory_format(device)
     model = (fuse_(config.make_model()) if model is None else model).to(device).to(memory_format=layout)
-    if config.uses("patchgan"):
+    if not config.uses("patchgan"):
+        discriminator = None
+    else:
         discriminator = fuse_(config.make_discriminator()) if discriminator is None else discriminator
         discriminator = discriminator.to(device).to(memory_format=layout)
-    else:
-        discriminator = None
     if own:
-        order = batch_order(len(data.train), config.batch_size, config.seed, 0)
-        _try_networks(model, discriminator, load_batch(data.train, next(order)).to(device))
-    now = _named_tensors(model) if config.average else {}
-    average = {name: t.detach().clone() for name, t in now.items()}
+        first = next(batch_order(len(data.train), config.batch_size, config.seed, 0))
+        _try_networks(model, discriminator, load_batch(data.train, first).to(device))
+    now = _named_tensors(model).items() if config.average else ()
+    average = {name: t.detach().clone() for name, t in now}
     marks = {part: _fingerprint(images) for part, images in data._asdict().items()}
-    optimizers = make_optimizers(config, model, discriminator)
-    full = config.uses("population") and config.variance == "full"
-    memory = RunningMoments(config.latent_dim).to(device) if full else None
-    return _Run(config, model, discriminator, optimizers, average, marks, memory)
+    run = _Run(config, model, discriminator, make_optimizers(config, model, discriminator), average, marks)
+    if config.uses("population") and config.variance == "full":
+        run.memory = RunningMoments(config.latent_dim).to(device)
+    return run

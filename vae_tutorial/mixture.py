@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from .checks import check_same_shape
+from .checks import _check_same_shape
 from .elbo import kl_to_standard_normal, reparameterize
 
 # %% auto #0
@@ -31,7 +31,7 @@ class _GaussianMixture:
 
     def log_prob(self, z: Tensor) -> Tensor:
         "The logarithm of the density in nats at `z` (..., latent_dim): shape (...)."
-        rows = max(1, 2**24 // self.mean.numel())  # bounds the (rows, N, latent_dim) array below
+        rows = max(1, 2**21 // self.mean.numel())  # bounds the (rows, N, latent_dim) array below
         pieces = z.reshape(-1, z.shape[-1]).split(rows)
         return torch.cat([self.distribution.log_prob(p) for p in pieces]).reshape(z.shape[:-1])
 
@@ -73,7 +73,7 @@ def population_moments(
     code. Divided by N, not N - 1; in float32 or better. Raises `ValueError` for shapes that differ
     and for N = 1 with `"between"`, whose KL is infinite; `KeyError` for another `variance`.
     """
-    check_same_shape(mean=mean, logvar=logvar)
+    _check_same_shape(mean=mean, logvar=logvar)
     if variance == "between" and len(mean) == 1:
         why = "the variance of one mean is 0 and its KL infinite"
         raise ValueError(f'variance="between" needs a batch of at least 2: {why}')
@@ -142,11 +142,8 @@ def small_batch_bias(latent_dim: int, batch_size: int) -> float:
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #d4776622
 class RunningMoments(nn.Module):
-    """First and second moments of the codes, remembered over batches by (2.14).
-
-    `mean`: (latent_dim,), `second`: (latent_dim, latent_dim), `batches`: how many were seen. In the
-    first 1 / `rate` batches each counts alike; from then on the newest has the share `rate`.
-    """
+    """Codes' moments over batches (2.14): `mean` (latent_dim,), `second` (latent_dim, latent_dim).
+    The first 1 / `rate` of the `batches` count alike; then the newest has the share `rate`."""
 
     mean: Tensor
     second: Tensor
@@ -154,10 +151,10 @@ class RunningMoments(nn.Module):
 
     def __init__(self, latent_dim: int, rate: float = 0.02) -> None:
         super().__init__()
+        sizes = dict(mean=(latent_dim,), second=(latent_dim, latent_dim), batches=())
+        for name, size in sizes.items():
+            self.register_buffer(name, torch.zeros(size))
         self.rate = rate
-        self.register_buffer("mean", torch.zeros(latent_dim))
-        self.register_buffer("second", torch.zeros(latent_dim, latent_dim))
-        self.register_buffer("batches", torch.zeros(()))
 
     def update(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
         "Take in a batch, (N, latent_dim) each; returns M and Sigma, through which gradients flow."
@@ -170,10 +167,10 @@ class RunningMoments(nn.Module):
         M = self.mean + (first - first.detach())  # the memory's value, the batch's gradient
         return M, self.second + (second - second.detach()) - torch.outer(M, M)
 
-
+# %% ../nbs/learn/02_mixture_posterior.ipynb #ca20c53a
 def _covariance_kl(mean: Tensor, logvar: Tensor, memory: RunningMoments | None) -> Tensor:
     "(2.17): over the memory's moments, or without one over the batch's."
-    check_same_shape(mean=mean, logvar=logvar)
+    _check_same_shape(mean=mean, logvar=logvar)
     if mean.dtype in (torch.float16, torch.bfloat16):
         mean, logvar = mean.float(), logvar.float()
     if memory is None:

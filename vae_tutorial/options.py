@@ -16,7 +16,7 @@ from .checks import _brief
 from .config import PRESETS, TrainConfig
 
 # %% auto #0
-__all__ = ['settings_parser']
+__all__ = []
 
 # %% ../nbs/reference/options.ipynb #d393aa4e
 def _kinds(hint: Any) -> tuple[Any, ...]:
@@ -135,7 +135,7 @@ def _placeholder(kinds: tuple[Any, ...], choices: Collection[Any]) -> str:
     return {int: "N", float: "X"}.get(kind, "NAME")
 
 # %% ../nbs/reference/options.ipynb #058fbe8f
-def settings_parser(
+def _settings_parser(
     prog: str, description: str, without: Collection[str] = (), own: Mapping[str, str] | None = None
 ) -> argparse.ArgumentParser:
     """For a command that trains: `--preset`, and each field of `TrainConfig` but `out` and `without`.

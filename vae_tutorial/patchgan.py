@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_count, check_images, check_number, check_same_shape
+from .checks import _check_count, _check_images, _check_number, _check_same_shape
 from .resnet import SameConv2d, _make_norm
 
 # %% auto #0
@@ -20,16 +20,16 @@ def _check_critic(
     in_channels: int, channels: tuple[int, ...], strides: tuple[int, ...], dropout: float
 ) -> None:
     "Raise `ValueError` that names the first argument out of range, and what is allowed."
-    check_count("in_channels", in_channels)
+    _check_count("in_channels", in_channels)
     if len(channels) != len(strides):
         got = f"{len(channels)} and {len(strides)}"
         raise ValueError(f"channels and strides must have one entry a layer, got {got}")
     for name, values in dict(channels=channels, strides=strides).items():
         for value in values:
-            check_count(f"each of {name}", value)
+            _check_count(f"each of {name}", value)
     if not channels or channels[-1] != 1:
         raise ValueError(f"the last of channels must be 1, the logit, got {channels}")
-    check_number("dropout", dropout, below=1)
+    _check_number("dropout", dropout, below=1)
 
 # %% ../nbs/learn/05_patchgan.ipynb #40ac7060
 class PatchDiscriminator(nn.Module):
@@ -54,7 +54,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, (self.in_channels, None, None), "x")
+        _check_images(x, (self.in_channels, None, None), "x")
         return self.layers(x)
 
 # %% ../nbs/learn/05_patchgan.ipynb #a20fb9cf
@@ -94,7 +94,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, weight: float = 1.0) -> Tenso
     x_hat, or take the gradient in D's parameters alone. Source: the reference code; Goodfellow et
     al., 2014.
     """
-    check_same_shape(real=real, fake=fake)
+    _check_same_shape(real=real, fake=fake)
     return weight * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
 # %% ../nbs/learn/05_patchgan.ipynb #c1a835f9

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_choice, check_count, check_images
+from .checks import _check_choice, _check_count, _check_images
 from .elbo import reparameterize
 
 # %% auto #0
@@ -158,17 +158,17 @@ def _check_architecture(image_size: int, in_channels: int, width: int, latent_di
     "Raise `ValueError` that names the first argument out of range, and what is allowed."
     sizes = dict(image_size=image_size, in_channels=in_channels, width=width, latent_dim=latent_dim)
     for name, size in sizes.items():
-        check_count(name, size)
-    check_count("blocks", blocks, most=30)
-    check_count("encoder_identity", encoder_identity, least=0)
-    check_count("decoder_identity", decoder_identity, least=0)
+        _check_count(name, size)
+    _check_count("blocks", blocks, most=30)
+    _check_count("encoder_identity", encoder_identity, least=0)
+    _check_count("decoder_identity", decoder_identity, least=0)
     if image_size % 2**blocks:
         least = 2**blocks
         raise ValueError(f"image_size must be divisible by 2**blocks = {least}, got {image_size}")
     if latent_dim % 8:
         raise ValueError(f"latent_dim must be divisible by 8, got {latent_dim}")
-    check_choice("input_norm", input_norm, ("layer", "none"))
-    check_choice("init", init, ("glorot", "scaled"))
+    _check_choice("input_norm", input_norm, ("layer", "none"))
+    _check_choice("init", init, ("glorot", "scaled"))
 
 # %% ../nbs/learn/04_resnet.ipynb #61cf6a09
 class ResidualEncoder(nn.Module):
@@ -275,7 +275,7 @@ class _GaussianVAE(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         "Posterior of images `x` in [-1, 1]: mean, logvar, each (N, latent_dim); or `ValueError`."
-        check_images(x, (self.in_channels, self.image_size, self.image_size), "x")
+        _check_images(x, (self.in_channels, self.image_size, self.image_size), "x")
         return self.sampler(self.encoder(x))
 
     def decode(self, z: Tensor) -> Tensor:

@@ -45,10 +45,9 @@ def vae_loss(
 ) -> VAELoss:
     """What the VAE descends: L_G (6.1), or L (6.3) where `config.method` is "standard".
 
-    `x`, `x_hat`: (N, C, H, W); codes: (N, latent_dim); `logits_fake`: D(x_hat), None without D;
-    `memory`: of the codes' moments, for `variance="full"` (2.17)."""
-    weight, norm = config.resolved_weight(), config.reconstruction_norm
-    reconstruction = reconstruction_loss(x, x_hat, weight, norm)
+    (N, C, H, W); codes (N, latent_dim); `logits_fake`: D(x_hat), None without D; `memory`: (2.17)."""
+    weight = config.resolved_weight()
+    reconstruction = reconstruction_loss(x, x_hat, weight, config.reconstruction_norm)
     if config.uses("population"):
         kl = config.kl_weight * population_kl(mean, logvar, config.variance, memory)
     else:
@@ -87,6 +86,12 @@ def _forward(
     outputs = (x_hat, mean, logvar, logits_fake, logits_real)
     return [output if output is None else output.to(exact) for output in outputs]
 
+# %% ../nbs/learn/06_training_step.ipynb #60972ffd
+def _charge(real: Tensor, x: Tensor, config: TrainConfig) -> Tensor | float:
+    "What the discriminator pays for its slope at data (5.17), beside L_D: 0 unless asked for."
+    weight = config.gan_weight * config.r1
+    return gradient_penalty(real, x, weight) if weight else 0.0
+
 # %% ../nbs/learn/06_training_step.ipynb #27fda8f5
 def training_step(
     model: nn.Module,
@@ -97,23 +102,18 @@ def training_step(
     dtype: torch.dtype = torch.float32,
     memory: RunningMoments | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Algorithm 1 on images `x` (N, C, H, W); `dtype` bfloat16: of the networks, not the losses.
-
-    Returns the loss terms, scalars by name, with mean and logvar (N, latent_dim), all detached."""
+    """Algorithm 1 on images `x` (N, C, H, W); `dtype`: of the networks, not the losses. Returns the
+    loss terms, scalars by name, with mean and logvar (N, latent_dim), all detached."""
     if config.uses("patchgan") and discriminator is None:
         raise ValueError("this objective has a PatchGAN: give a discriminator, or patchgan=False")
     x = x.detach().requires_grad_(config.r1 > 0)
-    x_hat, mean, logvar, logits_fake, logits_real = _forward(model, discriminator, x, dtype)
-    loss = vae_loss(x, x_hat, mean, logvar, logits_fake, config, memory)  # L_G ...
+    x_hat, mean, logvar, fake, real = _forward(model, discriminator, x, dtype)
+    loss = vae_loss(x, x_hat, mean, logvar, fake, config, memory)  # L_G ...
     _gradients(loss.total, model, config.clip, discriminator is not None)  # ... moves the VAE alone
-    terms = loss._asdict()
-    terms = {"loss": terms.pop("total"), **terms}
+    terms = {"loss" if name == "total" else name: term for name, term in loss._asdict().items()}
     if discriminator is not None:
-        terms["discriminator"] = discriminator_loss(logits_real, logits_fake, config.gan_weight)
-        loss_d = terms["discriminator"]
-        if config.r1:
-            loss_d = loss_d + gradient_penalty(logits_real, x, config.gan_weight * config.r1)
-        _gradients(loss_d, discriminator, config.clip)  # L_D moves D alone
+        terms["discriminator"] = discriminator_loss(real, fake, config.gan_weight)  # ... D alone
+        _gradients(terms["discriminator"] + _charge(real, x, config), discriminator, config.clip)
     for optimizer in optimizers:
         optimizer.step()
     return {name: term.detach() for name, term in terms.items()}, mean.detach(), logvar.detach()

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import _brief, check_count
+from ..checks import _brief, _check_count
 from .factors import FaceFactors, _keys
 from .render import render
 from ..images.batches import DataError, to_float, to_uint8
 
 # %% auto #0
-__all__ = ['cache_folder', 'SyntheticFaces']
+__all__ = ['SyntheticFaces']
 
 # %% ../../nbs/reference/faces_dataset.ipynb #e740902a
 _RENDERER_VERSION = 2  # part of the cache's name: raise it whenever a single pixel changes
 
 
-def cache_folder() -> Path:
+def _cache_folder() -> Path:
     "Where data are kept: `$VAE_TUTORIAL_CACHE` if set, else the platform's folder for caches."
     if own := os.environ.get("VAE_TUTORIAL_CACHE"):
         return Path(own)
@@ -84,16 +84,16 @@ class SyntheticFaces(Dataset):
 
     An item is an image 3 x S x S, float32 in [-1, 1], and its factors, a dict of scalars by name, which a
     `DataLoader` collates. With `cache` a face is drawn once, when it is first asked for, and all go to
-    `cache_folder()` when the last one is drawn.
+    `_cache_folder()` when the last one is drawn.
     Raises `ValueError` for n < 1, a size out of range, a negative seed; `DataError` for indices out of range.
     """
 
     channels = 3
 
     def __init__(self, n: int = 10_000, image_size: int = 64, seed: int = 0, cache: bool = True):
-        check_count("n", n)
-        check_count("image_size", image_size, 16, 1024)
-        check_count("seed", seed, 0, 2**63 - 1)
+        _check_count("n", n)
+        _check_count("image_size", image_size, 16, 1024)
+        _check_count("seed", seed, 0, 2**63 - 1)
         self.n, self.image_size, self.seed, self.cache = n, image_size, seed, cache
         self._images: Tensor | None = None  # all n, of which some may be missing
         self._missing = torch.empty(0, dtype=torch.bool, device="cpu")
@@ -155,7 +155,7 @@ class SyntheticFaces(Dataset):
     def _complete(self, wanted: Tensor) -> Tensor:
         "All images in memory, of which the wanted ones are there: from the cache, or drawn."
         name = f"faces-v{_RENDERER_VERSION}-{self.n}x{self.image_size}-seed{self.seed}.safetensors"
-        path, shape = cache_folder() / name, (self.n, 3, self.image_size, self.image_size)
+        path, shape = _cache_folder() / name, (self.n, 3, self.image_size, self.image_size)
         if self._images is None:
             kept = _read_cache(path, shape)
             self._images = torch.empty(shape, dtype=torch.uint8, device="cpu") if kept is None else kept

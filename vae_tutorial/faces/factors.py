@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_choice
+from ..checks import _check_choice
 
 # %% auto #0
 __all__ = ['CONTINUOUS', 'CATEGORICAL', 'FaceFactors']
@@ -123,7 +123,7 @@ class FaceFactors:
                     f"there is no factor {name!r}; CONTINUOUS and CATEGORICAL list those there are"
                 )
             if name in CATEGORICAL and isinstance(value, str):
-                check_choice(name, value, CATEGORICAL[name])
+                _check_choice(name, value, CATEGORICAL[name])
                 value = CATEGORICAL[name].index(value)
             old = getattr(self, name)
             new[name] = torch.as_tensor(value, dtype=old.dtype, device="cpu").expand_as(old)

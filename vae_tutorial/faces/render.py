@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..checks import check_count
+from ..checks import _check_count
 from .background import _background
 from .body import _clothes, _ears, _neck
 from .brushes import _paint
@@ -67,7 +67,7 @@ def render(
     Raises `ValueError` for factors out of range and for sizes outside 16...1024.
     """
     factors = _in_range(factors)
-    check_count("image_size", image_size, 16, 1024)
+    _check_count("image_size", image_size, 16, 1024)
     if isinstance(texture_seed, Tensor):
         key = _keys(0, texture_seed)
     else:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import _brief, check_count, check_number
+from ..checks import _brief, _check_count, _check_number
 
 # %% auto #0
 __all__ = ['DataError', 'to_float', 'to_uint8', 'load_batch', 'Splits', 'random_split', 'random_flip']
@@ -180,8 +180,8 @@ def random_split(dataset: Any, valid_fraction: float = 0.2, seed: int = 0) -> Sp
 
     Raises `ValueError` for a fraction outside (0, 1) or a negative seed, `DataError` below two images.
     """
-    check_number("valid_fraction", valid_fraction, positive=True, below=1)
-    check_count("seed", seed, 0, 2**63 - 1)
+    _check_number("valid_fraction", valid_fraction, positive=True, below=1)
+    _check_count("seed", seed, 0, 2**63 - 1)
     n = len(dataset)
     if n < 2:
         raise DataError(f"at least two images are needed for training and validation, got {n}")

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import _brief, check_choice, check_count, check_number, check_path
-from ..faces.dataset import SyntheticFaces, cache_folder
+from ..checks import _brief, _check_choice, _check_count, _check_number, _check_path
+from ..faces.dataset import SyntheticFaces, _cache_folder
 from .batches import DataError, Splits, _indices, random_split, to_float
 from .files import find_images, read_image
 
@@ -171,14 +171,14 @@ def open_dataset(
     sub-folders. `in_memory`: keep a folder's images as bytes; None: if they fit. Raises `ValueError` for a
     setting out of range, `DataError` for data that cannot be used: in one line, before anything is trained.
     """
-    check_count("image_size", image_size, 8, 1024)
-    check_choice("channels", channels, (None, 1, 3))
-    check_count("n", 2 if n is None else n, 2)
-    check_number("valid_fraction", valid_fraction, positive=True, below=1)
-    check_count("seed", seed, 0, 2**63 - 1)
-    check_choice("in_memory", in_memory, (None, True, False))
-    folder = check_path("the data set", name_or_path)
-    root = cache_folder() if root is None else check_path("root", root)
+    _check_count("image_size", image_size, 8, 1024)
+    _check_choice("channels", channels, (None, 1, 3))
+    _check_count("n", 2 if n is None else n, 2)
+    _check_number("valid_fraction", valid_fraction, positive=True, below=1)
+    _check_count("seed", seed, 0, 2**63 - 1)
+    _check_choice("in_memory", in_memory, (None, True, False))
+    folder = _check_path("the data set", name_or_path)
+    root = _cache_folder() if root is None else _check_path("root", root)
     if name_or_path == "faces":
         faces = SyntheticFaces(n or 10_000, image_size, seed)
         return random_split(_FaceImages(faces, channels or 3), valid_fraction, seed)
