@@ -3,7 +3,7 @@
     python tools/experiments.py faces seeds baseline critic
     python tools/experiments.py photographs --folder path/to/gray/photographs
 
-faces        nbs/faces/: the two checkpoints of a quick start with seed 0; nbs/images/quickstart.png
+faces        nbs/faces/: the two checkpoints of a quick start with seed 0
 seeds        nbs/experiments/07_seeds.json: both methods, seeds 0, 1, 2, the quick start's settings
 baseline     nbs/experiments/07_baseline.json: the standard method at heavier reconstruction weights
 ablation     nbs/experiments/07_ablation.json: three KLs, each with and without regularizer and critic; the KL
@@ -269,7 +269,6 @@ def gather(names: list[str], out: Path) -> None:
             target.mkdir(parents=True)
             shutil.copy(out / f"seed0-{method}/history.json", target / "history.json")
             slim(out / f"seed0-{method}", target)
-        picture(out, "seed0", IMAGES / "quickstart.png")
     if "seeds" in names:
         rows = []
         for seed in (0, 1, 2):

@@ -282,15 +282,17 @@ def snapshots(folder: Path, steps: tuple[int, ...]) -> Iterator[Any]:
 
 
 def course(name: str, folder: Path) -> None:
-    "Store what the kept models of a run measure, with the losses of that time."
+    "Store what the kept models of a run measure, with the losses of that time; what is stored stays."
     from vae_tutorial.config import PRESETS, TrainConfig
     from vae_tutorial.metrics import high_frequency_energy, patch_swd, psnr
     from vae_tutorial.sampling import fit_samplers, generate
 
     torch.set_num_threads(1)
     for_fit, held_out, _ = data(TrainConfig(**(PRESETS["faces"] | CHANGES[name])))
-    real, rows = held_out[:JUDGE], []
+    real, file = held_out[:JUDGE], ROOT / "nbs/experiments/07_course.json"
+    rows = json.loads(file.read_text()) if file.exists() else []  # delete it to measure all anew
     steps = sorted(int(file.stem) for file in (folder / "snapshots").glob("*.safetensors"))
+    steps = [step for step in steps if step not in {row["step"] for row in rows}]
     history = {record["step"]: record for record in json.loads((folder / "history.json").read_text())}
     losses = ("train/reconstruction", "train/kl", "train/adversarial", "train/discriminator", "latent/sigma")
     for step, model in zip(steps, snapshots(folder, tuple(steps))):
@@ -305,8 +307,8 @@ def course(name: str, folder: Path) -> None:
             row[f"patch_swd_{sampler}"] = patch_swd(real, generate(model, JUDGE, sampler))["mean"]
         rows.append(rounded(row))
         print(rows[-1], flush=True)
-    file = ROOT / "nbs/experiments/07_course.json"
-    file.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+        rows.sort(key=lambda row: row["step"])
+        file.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
 def pictures(runs: Path) -> None:
@@ -319,7 +321,7 @@ def pictures(runs: Path) -> None:
     from vae_tutorial.sampling import generate
 
     def save(name: str, rows: list[Tensor], times: int) -> None:
-        image = Image.fromarray(enlarged(rows, times)).quantize(255, dither=Image.Dither.NONE)
+        image = Image.fromarray(enlarged(rows, times))
         image.save(IMAGES / name, optimize=True)
         print(f"nbs/images/{name}: {image.size}, {(IMAGES / name).stat().st_size / 1e3:.0f} kB")
 
@@ -332,7 +334,8 @@ def pictures(runs: Path) -> None:
         [x[:5] for x in (faces, *(decoded(m, codes(m, faces)[0]) for m in (standard, proposed)))],
         4,
     )
-    kept = (100, 500, 2500, 10_000, 25_000, config.steps)
+    last = max(int(file.stem) for file in (runs / "faces-64/snapshots").glob("*.safetensors"))
+    kept = (100, 500, 2500, 10_000, 25_000, last)
     rows = [decoded(m, codes(m, faces)[0])[:6] for m in snapshots(runs / "faces-64", kept)]
     save("filmstrip.png", [*rows, faces[:6]], 2)
     every = load_batch(splits.train, torch.arange(len(splits.train))).flatten(1)

@@ -126,21 +126,27 @@ def variants(
     image: Tensor,
     latents: Sequence[int] = (0, 1),
     delta: float = 20.0,
+    directions: Tensor | None = None,
     path: str | Path | None = None,
 ) -> Figure:
     """Figure 4: one image's posterior mean, two latents moved by -`delta`, 0, `delta` of its own sigmas.
 
     `image`: (C, H, W) in [-1, 1]. `latents`: the two indices, the first moved across, the second down: a grid
-    of 3 x 3 decoded pictures. The figure is saved as PNG to `path` when given.
+    of 3 x 3 decoded pictures. `directions`, (2, latent_dim), unit vectors in the place of two latents: sigma
+    is then the posterior's standard deviation along each. Saved as PNG to `path` when given.
     """
     mean, std = _posteriors(model, image[None])
-    moves, z = (-delta, 0.0, delta), mean.repeat(9, 1)
-    for k in range(9):
-        for latent, move in zip(latents, (moves[k % 3], moves[k // 3])):
-            z[k, latent] += move * std[0, latent]
+    names = [f"direction {k + 1}" for k in range(2)]
+    if directions is None:
+        names = [f"latent {j}" for j in latents]
+        directions = torch.eye(mean.shape[1])[list(latents)]
+    directions = directions.to(mean)
+    sigma = (directions.square() @ std[0].square()).sqrt()
+    moves = (-delta, 0.0, delta)
+    moved = [a * sigma[0] * directions[0] + b * sigma[1] * directions[1] for b in moves for a in moves]
     ticks = [f"{move:+g} σ" if move else "0" for move in moves]
-    across, down = (f"latent {j}: σ = {std[0, j]:.3f}" for j in latents)
-    return _picture_grid(_decoded(model, z), ticks, ticks, (across, down), path)
+    across, down = (f"{name}: σ = {s:.3f}" for name, s in zip(names, sigma))
+    return _picture_grid(_decoded(model, mean + torch.stack(moved)), ticks, ticks, (across, down), path)
 
 # %% ../nbs/reference/figures.ipynb #7447e8f9
 @torch.no_grad()
@@ -149,18 +155,23 @@ def transitions(
     image_i: Tensor,
     image_j: Tensor,
     steps: int = 6,
+    pixels: bool = False,
     path: str | Path | None = None,
 ) -> Figure:
     """Figure 5: decode alpha * z_i + (1 - alpha) * z_j for `steps` values of alpha from 1 to 0.
 
     The codes are posterior means of `image_i` and `image_j`, (C, H, W) in [-1, 1], left and right. A row for
-    each model. The figure is saved as PNG to `path` when given.
+    each model. `pixels`: below them the same mixture of the two images themselves, whose ends are the data.
+    The figure is saved as PNG to `path` when given.
     """
     rows = {}
     for name, model in _named(models).items():
         mean, _ = _posteriors(model, torch.stack([image_i, image_j]))
         alpha = torch.linspace(1, 0, steps, device=mean.device)[:, None]
         rows[name] = _decoded(model, alpha * mean[0] + (1 - alpha) * mean[1])
+    if pixels:
+        alpha = torch.linspace(1, 0, steps, device=image_i.device)[:, None, None, None]
+        rows["data, cross-fade"] = alpha * image_i + (1 - alpha) * image_j
     return picture_rows(rows, "Transitions: α z_i + (1 − α) z_j, α from 1 to 0", path=path)
 
 # %% ../nbs/reference/figures.ipynb #50eba256

@@ -45,7 +45,7 @@ def vae_loss(
 ) -> VAELoss:
     """What the VAE descends: L_G (6.1), or L (6.3) where `config.method` is "standard".
 
-    (N, C, H, W); codes (N, latent_dim); `logits_fake`: D(x_hat), None without D; `memory`: (2.17)."""
+    Images (N, C, H, W), codes (N, latent_dim), `logits_fake` D(x_hat) or None, `memory` (2.17)."""
     weight = config.resolved_weight()
     reconstruction = reconstruction_loss(x, x_hat, weight, config.reconstruction_norm)
     if config.uses("population"):
