@@ -292,13 +292,14 @@ def course(name: str, folder: Path) -> None:
     real, file = held_out[:JUDGE], ROOT / "nbs/experiments/07_course.json"
     rows = json.loads(file.read_text()) if file.exists() else []  # delete it to measure all anew
     steps = sorted(int(file.stem) for file in (folder / "snapshots").glob("*.safetensors"))
+    steps = [step for step in steps if step in EARLY or step % (2 * EVERY) == 0]
     steps = [step for step in steps if step not in {row["step"] for row in rows}]
     history = {record["step"]: record for record in json.loads((folder / "history.json").read_text())}
     losses = ("train/reconstruction", "train/kl", "train/adversarial", "train/discriminator", "latent/sigma")
     for step, model in zip(steps, snapshots(folder, tuple(steps))):
         x_hat = decoded(model, codes(model, real)[0])
-        model.samplers = fit_samplers(*codes(model, for_fit))
-        row = {loss: history[step][loss] for loss in losses if loss in history[step]}
+        model.samplers = fit_samplers(*codes(model, for_fit[: FIT // 2]), components=1)
+        row = {loss: history[step][loss] for loss in losses if loss in history.get(step, {})}
         row |= dict(step=step, psnr=psnr(real, x_hat).mean().item(), patch_swd=patch_swd(real, x_hat)["mean"])
         row["high_frequency"] = (
             high_frequency_energy(x_hat).mean() / high_frequency_energy(real).mean()
