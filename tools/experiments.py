@@ -64,7 +64,7 @@ RECIPES: dict[str, dict] = {
     "spectral norm": dict(trial="spectral norm"),
     "instance noise": dict(trial="instance noise"),
     "delayed critic": dict(trial="delayed critic"),
-    "adaptive weight": dict(trial="adaptive weight"),
+    "adaptive weight": dict(trial="adaptive weight", precision="float32"),  # one x_hat for both terms
 }
 OLD_CRITIC = dict(
     discriminator_channels=(64, 64, 64, 1), discriminator_strides=(2, 1, 1, 1), discriminator_lr=5e-4

@@ -298,7 +298,7 @@ def _resumed(path: str | Path, given: dict[str, Any]) -> TrainConfig:
     if changed:
         cannot, can = (", ".join(f"--{name}" for name in names) for names in (changed, free))
         raise ValueError(f"a run goes on under its own settings: {cannot} cannot change; {can} can")
-    anew: dict[str, Any] = dict.fromkeys(_LIMITS) if _LIMITS & given.keys() else {}
+    anew: dict[str, Any] = dict.fromkeys(_LIMITS & set(free)) if _LIMITS & given.keys() else {}
     return replace(old, **(anew | given | dict(out=str(folder))))
 
 # %% ../nbs/reference/commands.ipynb #c283c759
@@ -334,14 +334,16 @@ def vae_train(arguments: list[str] | None = None) -> None:
         found = _finish(folder, config, {config.method: run}, splits, began)[config.method]
         print(f"step {run.step}: psnr {found['psnr']:.2f} dB, sigma {found['sigma']:.3f}.")
         print(f"Figures, metrics.json and checkpoint: {folder}")
-        print(_longer(config, folder))
+        print(_longer(run, folder, config.total_steps(len(splits[0]))))
 
 
-def _longer(config: TrainConfig, folder: Path) -> str:
-    "How to make a run of `config` twice as long."
+def _longer(run: TrainResult, folder: Path, end: float) -> str:
+    "How to go on with a run, or to make it twice as long where it came to its `end`."
+    config, resume = run.config, f"To go on: vae_train --resume {folder}"
+    if config.schedule == "cosine" and run.step >= end:
+        return "Its rates have fallen to 0: for a longer run, begin anew with more steps"
     if config.schedule == "cosine":
-        return "Its rates have fallen to 0 at their end: for a longer run, begin anew with more steps"
+        return resume + (f" --minutes {config.minutes:g}" if config.minutes else "")
     limits = [(name, getattr(config, name)) for name in ("steps", "epochs", "minutes")]
     name, value = next(((name, value) for name, value in limits if value), ("epochs", 20))
-    option = f"--{name} {value if name == 'minutes' else 2 * value:g}"
-    return f"To go on: vae_train --resume {folder} {option}"
+    return f"{resume} --{name} {value if name == 'minutes' else 2 * value:g}"

@@ -170,7 +170,9 @@ class TrainConfig:
         if self.out is not None:
             _check_path("out", self.out)
         if self.schedule == "cosine" and self.steps is None and self.epochs is None:
-            raise ValueError('schedule="cosine" needs steps or epochs: it falls to 0 at the last of them')
+            raise ValueError('schedule="cosine" needs steps or epochs: it falls to 0 where they end')
+        if self.r1 and not (self.uses("patchgan") and self.norm == "affine" and not self.compile):
+            raise ValueError('r1 needs a discriminator, norm="affine" and compile=False')
         if self.uses("population") and self.variance == "between" and self.batch_size < 2:
             raise ValueError(
                 'variance="between" needs a batch_size of at least 2: '

@@ -278,8 +278,8 @@ def _check_folder(folder: str | Path, needed: int) -> None:
 
 # %% ../nbs/reference/training_loop.ipynb #0d1daef1
 @torch.no_grad()
-def _try_networks(model: nn.Module, discriminator: nn.Module | None, x: Tensor) -> None:
-    "Raise `ValueError` unless networks of your own give for images `x` what the step needs."
+def _try_networks(model: nn.Module, discriminator: nn.Module | None, x: Tensor) -> int:
+    "Raise `ValueError` unless your networks give for images `x` what the step needs: how many latents."
 
     def given(name: str, network: nn.Module, images: Tensor) -> Any:
         try:
@@ -295,12 +295,12 @@ def _try_networks(model: nn.Module, discriminator: nn.Module | None, x: Tensor) 
     _check_images(x_hat, (x.shape[1], x.shape[2], x.shape[3]), "x_hat")
     _check_same_shape(mean=mean, logvar=logvar)
     if mean.ndim != 2 or len(mean) != len(x) or len(x_hat) != len(x):
-        shapes = f"{tuple(x_hat.shape)} and {tuple(mean.shape)}"
         what = f"images and codes (N, latent_dim) for each of {len(x)}"
-        raise ValueError(f"model must return {what}, got {shapes}")
+        raise ValueError(f"model must return {what}, got {tuple(x_hat.shape)} and {tuple(mean.shape)}")
     logits = None if discriminator is None else given("discriminator", discriminator, x_hat)
     if discriminator is not None and not isinstance(logits, Tensor):
         raise ValueError(f"discriminator must return a tensor of logits, got {_brief(logits)}")
+    return mean.shape[1]
 
 # %% ../nbs/reference/training_loop.ipynb #c5f3bf1e
 def _compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> None:
@@ -379,7 +379,7 @@ def train(
 def _begin(config: TrainConfig, data: Any, model: nn.Module | None, discriminator: nn.Module | None) -> _Run:
     "A run at step 0: networks of `config`, fused, or your own, tried on a batch."
     torch.manual_seed(config.seed)
-    own = model is not None or discriminator is not None
+    own, latents = model is not None or discriminator is not None, config.latent_dim
     device = choose_device(config.device)
     layout = _memory_format(device)
     model = (fuse_(config.make_model()) if model is None else model).to(device).to(memory_format=layout)
@@ -390,11 +390,11 @@ def _begin(config: TrainConfig, data: Any, model: nn.Module | None, discriminato
         discriminator = discriminator.to(device).to(memory_format=layout)
     if own:
         first = next(batch_order(len(data.train), config.batch_size, config.seed, 0))
-        _try_networks(model, discriminator, load_batch(data.train, first).to(device))
+        latents = _try_networks(model, discriminator, load_batch(data.train, first).to(device))
     now = _named_tensors(model).items() if config.average else ()
     average = {name: t.detach().clone() for name, t in now}
     marks = {part: _fingerprint(images) for part, images in data._asdict().items()}
     run = _Run(config, model, discriminator, make_optimizers(config, model, discriminator), average, marks)
     if config.uses("population") and config.variance == "full":
-        run.memory = RunningMoments(config.latent_dim).to(device)
+        run.memory = RunningMoments(latents).to(device)
     return run

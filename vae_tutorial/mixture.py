@@ -142,30 +142,32 @@ def small_batch_bias(latent_dim: int, batch_size: int) -> float:
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #d4776622
 class RunningMoments(nn.Module):
-    """Codes' moments over batches (2.14): `mean` (latent_dim,), `second` (latent_dim, latent_dim).
+    """Codes' moments over batches (2.14): `mean` (d,), `covariance` (d, d), d latents.
     The first 1 / `rate` of the `batches` count alike; then the newest has the share `rate`."""
 
     mean: Tensor
-    second: Tensor
+    covariance: Tensor
     batches: Tensor
 
     def __init__(self, latent_dim: int, rate: float = 0.02) -> None:
         super().__init__()
-        sizes = dict(mean=(latent_dim,), second=(latent_dim, latent_dim), batches=())
+        sizes = dict(mean=(latent_dim,), covariance=(latent_dim, latent_dim), batches=())
         for name, size in sizes.items():
             self.register_buffer(name, torch.zeros(size))
         self.rate = rate
 
     def update(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
         "Take in a batch, (N, latent_dim) each; returns M and Sigma, through which gradients flow."
-        first = mean.mean(0)
-        second = mean.T @ mean / len(mean) + torch.diag(logvar.exp().mean(0))
         self.batches += 1
         share = (1 / self.batches).clamp_min(self.rate)
-        for kept, new in ((self.mean, first), (self.second, second)):
-            kept += share * (new.detach() - kept)
-        M = self.mean + (first - first.detach())  # the memory's value, the batch's gradient
-        return M, self.second + (second - second.detach()) - torch.outer(M, M)
+        move = share * (mean.detach().mean(0) - self.mean)
+        self.mean += move
+        apart = mean - self.mean  # about the memory's mean, because large means would cancel
+        batch = apart.T @ apart / len(mean) + torch.diag(logvar.exp().mean(0))
+        before = self.covariance + torch.outer(move, move)
+        self.covariance.copy_(before + share * (batch.detach() - before))
+        first = mean.mean(0)  # below: the memory's value, the batch's gradient
+        return self.mean + (first - first.detach()), self.covariance + (batch - batch.detach())
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #ca20c53a
 def _covariance_kl(mean: Tensor, logvar: Tensor, memory: RunningMoments | None) -> Tensor:
@@ -176,5 +178,6 @@ def _covariance_kl(mean: Tensor, logvar: Tensor, memory: RunningMoments | None) 
     if memory is None:
         memory = RunningMoments(mean.shape[1]).to(mean)
     M, covariance = memory.update(mean, logvar)
-    log_det = 2 * torch.linalg.cholesky(covariance).diagonal().log().sum()
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    log_det = 2 * factor.diagonal().log().sum().masked_fill(failed > 0, -math.inf)
     return 0.5 * (covariance.trace() + M.square().sum() - len(M) - log_det)

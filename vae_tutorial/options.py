@@ -160,10 +160,12 @@ def _with_preset(given: dict[str, Any]) -> dict[str, Any]:
     """What was typed, as arguments for `TrainConfig`, with the settings of `given["preset"]` beneath.
 
     Any of `epochs`, `steps`, `minutes` replaces all limits of the preset; a typed `image_size` its `blocks`.
+    Rates that fall to 0 at a run's end keep that end beside `minutes`.
     """
     given = dict(given)
     preset = dict(PRESETS[given.pop("preset")]) if "preset" in given else {}
     replaced = {"blocks"} if "image_size" in given else set()
-    if _LIMITS & given.keys():
+    falling = (preset | given).get("schedule") == "cosine"
+    if _LIMITS & given.keys() and not (falling and not {"steps", "epochs"} & given.keys()):
         replaced |= _LIMITS
     return {name: value for name, value in preset.items() if name not in replaced} | given

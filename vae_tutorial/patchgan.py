@@ -110,8 +110,9 @@ def generator_loss(fake: Tensor, weight: float = 1.0) -> Tensor:
 def gradient_penalty(real: Tensor, x: Tensor, weight: float = 1.0) -> Tensor:
     """R1 (5.17): `weight` / 2 * |d sum(D(x)) / dx|^2 over the number of logits. A scalar.
 
-    `x`: images (N, C, H, W) that require a gradient; `real` = D(x), their logits. It can be
-    descended in D's weights. Source: Mescheder et al., 2018; the division by patches is ours.
+    `x`: images (N, C, H, W) that require a gradient; `real` = D(x), their logits, each of its own
+    image alone: not by `norm="batch"`, which gives 0. It can be descended in D's weights. Source:
+    Mescheder et al., 2018; the division by patches is ours.
     """
     (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
     return weight / 2 * slope.square().sum() / real.numel()

@@ -24,7 +24,8 @@ def shipped_models() -> dict[str, Path]:
 
 def _shipped(path: Path) -> Path:
     "The folder of the model that `path` names, or `path` where it names none or is there itself."
-    return path if path.exists() else shipped_models().get(str(path), path)
+    own = path.is_file() or (path / "checkpoint.safetensors").is_file()
+    return path if own else shipped_models().get(str(path), path)
 
 
 def _in_single(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

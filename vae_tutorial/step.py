@@ -136,10 +136,10 @@ def set_rates(
 ) -> None:
     """The rates of `step`, counted from 0, for the VAE's and the discriminator's optimizer (6.16).
 
-    `total`: steps of the whole run, at whose end `schedule="cosine"` reaches 0 (6.22)."""
+    `total`: steps T of the whole run, where `schedule="cosine"` reaches 0 (6.22)."""
     share = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     if config.schedule == "cosine":
-        share *= (1 + math.cos(math.pi * step / total)) / 2
+        share *= (1 + math.cos(math.pi * min(1.0, step / total))) / 2
     for optimizer, lr in zip(optimizers, (config.lr, config.discriminator_lr or config.lr)):
         for group in optimizer.param_groups:
             group["lr"] = share * lr
