@@ -160,7 +160,7 @@ def as_page(name: str, card: dict[str, Any]) -> str:
         "",
         f"- Data: the embedded faces, {settings['data_size']:,} drawn with seed {settings['seed']}, a fifth "
         "of them held out. They are drawings: no photograph of a person was used.",
-        f"- Training: {card['steps']:,} steps of {settings['batch_size']} images, {card['hours']:.1f} hours, "
+        f"- Training: {card['steps']:,} of {settings['steps']:,} steps of {settings['batch_size']} images, "
         f"one thread of {card['machine']['processor']}, bfloat16 convolutions; one run, "
         f"seed {settings['seed']}.",
         f"- Settings: the preset `faces`{card['changes']}.",

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import _check_same_shape
+from .checks import _check_images, _check_same_shape
 
 # %% auto #0
 __all__ = ['psnr', 'ssim', 'power_spectrum', 'radial_power_spectrum', 'high_frequency_energy', 'sliced_wasserstein', 'patch_swd',
@@ -236,25 +236,53 @@ def _lattice(images: Tensor, period: int = 4) -> Tensor:
     blocks = fine[:, :rows, :columns].unflatten(2, (-1, period)).unflatten(1, (-1, period))
     return blocks.mean((0, 1, 3)).var(correction=0) / fine.var(correction=0).clamp_min(1e-12)
 
-# %% ../nbs/learn/08_metrics.ipynb #210d5f8e
+# %% ../nbs/learn/08_metrics.ipynb #1a655ce8
+def _check_detail(**sets: Tensor) -> None:
+    "Raise `ValueError` unless each is a batch of finite images of at least 8 x 8 pixels."
+    for name, images in sets.items():
+        _check_images(images, name=name)
+        if min(images.shape[2:]) < 8:
+            raise ValueError(f"{name} must have at least 8 x 8 pixels, got {tuple(images.shape)}")
+        if not images.isfinite().all():
+            raise ValueError(f"{name} must be finite, got nan or infinity")
+
+
+def _ratio(ours: float, usual: float) -> float:
+    "Ours to the usual; where nothing is usual, 0 for nothing and infinity for something."
+    if usual == 0:
+        return math.inf if ours > 0 else 0.0
+    return ours / usual
+
+# %% ../nbs/learn/08_metrics.ipynb #ae6adae2
+def _threshold(distance: Tensor) -> Tensor:
+    "The distance that 99.9 % of the data's pixels do not exceed. Raises `ValueError` if it is 0."
+    threshold = distance.flatten().kthvalue(math.ceil(0.999 * distance.numel())).values
+    if threshold == 0:
+        raise ValueError("reference must have detail, but 99.9 % of it are flat or straight edges")
+    return threshold
+
+# %% ../nbs/learn/08_metrics.ipynb #e52d9cbe
 @torch.no_grad()
 def specks(images: Tensor, reference: Tensor) -> dict[str, float]:
     """Dots and grids that data do not have, as ratios to `reference`: 1 is like data.
 
-    `images`, `reference`: (N, C, H, W) in [-1, 1] (clamped), of one size; N may differ. "specks":
-    share of pixels that outlie their neighborhood (8.15), beyond the reference's 99.9 %, and stand
-    alone; "alone": share of the outlying that do, 0 if none outlies; "lattice": L of (8.16), period
-    4. Less than 1 is no fault. Halves of data differ by about 1/4 at 256 images of 40 pixels.
-    Raises `ValueError` for images of another size.
+    `images`, `reference`: (N, C, H, W) in [-1, 1] (clamped), of one size, at least 8 x 8; N may
+    differ. "specks": share of pixels beyond the reference's 99.9 % (8.15) that stand alone;
+    "alone": share of the outlying that do, 0 if none outlies; both are infinite, or 0, if no pixel
+    of the reference stands alone. "dots": lone pixels in each of `images`, no ratio. "lattice": L
+    of (8.16), period 4. Less than 1 is no fault; halves of data differ by 1/4 at 256 images. Raises
+    `ValueError` for other sizes, a flat reference, and what is not floating point and finite.
     """
+    _check_detail(images=images, reference=reference)
     _check_same_shape(images=images[:1], reference=reference[:1])
     images, reference = images.float().clamp(-1, 1), reference.float().clamp(-1, 1)
     ours, theirs = _outlying(images), _outlying(reference)
-    threshold = theirs.flatten().kthvalue(math.ceil(0.999 * theirs.numel())).values
+    threshold = _threshold(theirs)
     alone, usual = (_alone(d, threshold).float().mean().item() for d in (ours, theirs))
     beyond, usual_beyond = ((d > threshold).float().mean().item() for d in (ours, theirs))
     return {
-        "specks": alone / max(usual, 1e-12),
-        "alone": (alone / max(beyond, 1e-12)) / max(usual / max(usual_beyond, 1e-12), 1e-12),
-        "lattice": (_lattice(images) / _lattice(reference)).item(),
+        "specks": _ratio(alone, usual),
+        "alone": _ratio(_ratio(alone, beyond), _ratio(usual, usual_beyond)),
+        "dots": _alone(ours, threshold).sum().item() / len(images),
+        "lattice": _ratio(_lattice(images).item(), _lattice(reference).item()),
     }

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import _check_choice, _check_images, _check_same_shape
+from .checks import _check_choice, _check_count, _check_images, _check_same_shape
 from .faces.factors import CATEGORICAL, CONTINUOUS, FaceFactors
 
 # %% auto #0
@@ -131,6 +131,13 @@ def _right(name: str, read: Tensor, known: Tensor) -> Tensor:
     return (torch.minimum(off, 1 - off) if name in _CIRCLES else off) <= _tolerances()[name]
 
 # %% ../nbs/reference/reader.ipynb #999b4c0c
+def _check_finite(**tensors: Tensor) -> None:
+    "Raise `ValueError` unless all values are finite: a network answers nan with its first category."
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} must be finite, got nan or infinity")
+
+# %% ../nbs/reference/reader.ipynb #3e3544ad
 def surviving_factors(
     reader: FactorReader, images: Tensor, reconstructions: Tensor, factors: FaceFactors
 ) -> dict[str, float]:
@@ -139,9 +146,13 @@ def surviving_factors(
     `images`, `reconstructions`: (N, C, H, W); `factors`: the N faces' own. Right is the same kind, or a
     number within half a standard deviation of the factor (a hue: around the circle). By name, from 0 to 1,
     nan where no face is read right in the data; and "mean", over those that are not nan. Raises
-    `ValueError` for shapes that differ.
+    `ValueError` for shapes that differ, another number of factors, and values that are not finite.
     """
+    _check_images(images)
     _check_same_shape(images=images, reconstructions=reconstructions)
+    _check_finite(images=images, reconstructions=reconstructions)
+    if len(factors) != len(images):
+        raise ValueError(f"each image needs its own factors, got {len(factors)} for {len(images)} images")
     before, after, shares = reader.read(images), reader.read(reconstructions), {}
     for name in reader.names:
         known = getattr(factors, name)
@@ -151,9 +162,20 @@ def surviving_factors(
     return shares | {"mean": mean}
 
 # %% ../nbs/reference/reader.ipynb #640a151b
+def _check_features(**sets: Tensor) -> None:
+    "Raise `ValueError` unless each is finite, (N, F) with N at least 2: one point has no covariance."
+    for name, x in sets.items():
+        shape = tuple(x.shape)
+        if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
+            raise ValueError(
+                f"{name} must have shape (N, F), N of at least 2 and F of at least 1, got {shape}"
+            )
+    _check_finite(**sets)
+
+# %% ../nbs/reference/reader.ipynb #e6523f81
 def _frechet(a: Tensor, b: Tensor) -> float:
     "(8.17) for features (N, F) in double precision."
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    cov_a, cov_b = (torch.atleast_2d(torch.cov(x.T)) for x in (a, b))
     values, vectors = torch.linalg.eigh(cov_a)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     crossed = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
@@ -164,12 +186,18 @@ def _frechet(a: Tensor, b: Tensor) -> float:
 def frechet_distance(a: Tensor, b: Tensor, resamples: int = 0, seed: int = 0) -> dict[str, float]:
     """Fréchet distance, squared, of two sets of features (N, F) and (M, F), N and M at least 2: (8.17).
 
-    "value"; and with `resamples` of both sets, drawn with replacement by `seed`, "low" and "high": the middle
-    95 % of their distances, moved so that their mean is the value, for each resample has the bias of finite
-    sets once more. The bias grows as F^2 / N (8.18): compare at equal N. Takes the sets for independent;
-    Heusel et al. 2017. Raises `ValueError` for another number of features.
+    "value"; and with `resamples` of both sets, 0 or at least 20, drawn with replacement by `seed`, "low" and
+    "high": the middle 95 % of their distances, moved so that their mean is the value, for each resample has
+    the bias of finite sets once more. Moved, "low" can fall below 0, which no distance does: then the sets
+    cannot be told apart. The bias grows as F^2 / N (8.18): compare at equal N. Takes the sets for
+    independent; Heusel et al. 2017. Raises `ValueError` for sets that are not (N, F), differ in F, have a
+    single point or values that are not finite, and for another number of resamples.
     """
+    _check_features(features_of_a=a, features_of_b=b)
     _check_same_shape(features_of_a=a[:1], features_of_b=b[:1])
+    _check_count("resamples", resamples, least=0)
+    if 0 < resamples < 20:
+        raise ValueError(f"resamples must be 0 or at least 20 for the middle 95 %, got {resamples}")
     a, b = a.detach().cpu().double(), b.detach().cpu().double()
     value = _frechet(a, b)
     if not resamples:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import _brief, _check_choice, _check_count, _check_same_shape
+from .checks import _brief, _check_choice, _check_count, _check_same_shape, _check_type
 from .mixture import population_moments
 
 # %% auto #0
@@ -33,18 +33,35 @@ class Sampler:
     scale: Tensor
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        "`n` codes, (n, d), by `seed` alone, (9.3); torch's own generators stay as they are."
-        generator = torch.Generator("cpu").manual_seed(seed)
+        "`n` >= 1 codes, (n, d), by `seed`, 0 to 2**64 - 1, alone (9.3). Else `ValueError`."
+        _check_count("n", n)
+        generator = _seeded(seed)
         size, kind = (n, self.mean.shape[1]), torch.float32
         noise = torch.randn(size, generator=generator, dtype=kind, device="cpu").to(self.mean)
         which = torch.multinomial(self.weight, n, replacement=True, generator=generator)
         return self.mean[which] + _through(self.scale, which, noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        "The logarithm of the density in nats at codes `z` (n, d): (n,), on the CPU."
-        rows = max(1, 2**24 // self.mean.numel())  # bounds the (rows, k, d) arrays
-        pieces = z.to(self.mean).split(rows)
-        return torch.cat([_log_joint(self, piece).logsumexp(1) for piece in pieces])
+        "The logarithm of the density in nats at codes `z` (n, d): (n,), float64, on the CPU."
+        return torch.cat([_log_joint(self, z).logsumexp(1) for z in _pieces(z, self.mean)])
+
+# %% ../nbs/learn/09_sampling.ipynb #090d085f
+def _seeded(seed: int) -> torch.Generator:
+    "A generator on the CPU. Raises `ValueError` unless `seed` is from 0 to 2**64 - 1."
+    _check_count("seed", seed, 0, 2**64 - 1)
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def _pieces(z: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
+    """Codes `z` (n, d) in float64 on the CPU, in pieces: bounds the arrays (rows, k, d).
+
+    Raises `ValueError` unless `z` has the d of the components' `mean` (k, d).
+    """
+    wanted = f"(n, {mean.shape[1]})"
+    _check_type("z", z, Tensor, f"a tensor of codes {wanted}")
+    if z.ndim != 2 or z.shape[1] != mean.shape[1]:
+        raise ValueError(f"z must have shape {wanted}, got {tuple(z.shape)}")
+    return z.to("cpu", torch.float64).split(max(1, 2**23 // mean.numel()))
 
 # %% ../nbs/learn/09_sampling.ipynb #1ca6094e
 def _through(scale: Tensor, which: Tensor, noise: Tensor) -> Tensor:
@@ -59,7 +76,7 @@ def _through(scale: Tensor, which: Tensor, noise: Tensor) -> Tensor:
 
 def _log_joint(sampler: Sampler, z: Tensor) -> Tensor:
     "log(w_k N(z_i; m_k, L_k L_k^T)) for each code and component, (n, k), in nats."
-    apart, stds = z[:, None] - sampler.mean, sampler.scale
+    apart, stds = z[:, None] - sampler.mean, sampler.scale.to(z)
     if stds.ndim == 2:
         y = apart / stds
     else:
@@ -139,13 +156,28 @@ def _fit_mixture(
 
 # %% ../nbs/learn/09_sampling.ipynb #019054b9
 def _check_posteriors(mean: Tensor, logvar: Tensor) -> None:
-    "Raise `ValueError` unless both are finite floating-point (N, d) with N >= 2."
+    """Raise `ValueError` unless both are finite floating-point (N, d), N >= 2, d >= 1.
+
+    In single precision exp(logvar) must be above 0, it and the population's variances finite.
+    """
+    for name, tensor in dict(mean=mean, logvar=logvar).items():
+        _check_type(name, tensor, Tensor, "a tensor (N, d)")
     _check_same_shape(mean=mean, logvar=logvar)
-    if mean.ndim != 2 or len(mean) < 2 or not mean.is_floating_point():
-        got = f"{mean.dtype} {tuple(mean.shape)}"
-        raise ValueError(f"mean and logvar must be floating-point (N, d), N at least 2, got {got}")
+    floating = mean.is_floating_point() and logvar.is_floating_point()
+    if mean.ndim != 2 or len(mean) < 2 or mean.shape[1] < 1 or not floating:
+        got = f"{mean.dtype} {tuple(mean.shape)}, {logvar.dtype}"
+        least = "N at least 2 and d at least 1"
+        raise ValueError(f"mean and logvar must be floating-point (N, d), {least}, got {got}")
     if not (mean.isfinite() & logvar.isfinite()).all():
         raise ValueError("mean and logvar must be finite, got NaN or infinity")
+    mean, logvar = mean.detach().cpu().double(), logvar.detach().cpu().double()
+    variance, total = logvar.float().exp(), population_moments(mean, logvar, "total")[1].float()
+    if not (variance.isfinite() & (variance > 0)).all():
+        got = f"logvar from {logvar.min():g} to {logvar.max():g}"
+        what = "variances exp(logvar) must be finite and above 0 in single precision"
+        raise ValueError(f"{what}, got {got}")
+    if not total.isfinite().all():
+        raise ValueError("means must not lie so far apart that their variance is infinite")
 
 # %% ../nbs/learn/09_sampling.ipynb #f28369d5
 def fit_samplers(
@@ -157,32 +189,37 @@ def fit_samplers(
     `"mixture"`: up to `components` full Gaussians by EM, fewer if N < d * components.
     `"posterior"`: at most 1000 of the posteriors. A covariance needs N well above d: with less the
     shrinkage keeps it sound, not good. In double precision on the CPU whatever the device; returned
-    in float32, or float64 when `mean` is. Raises `ValueError` for N < 2, shapes that differ, NaN.
+    in float32, or float64 when `mean` is. Raises `ValueError` for N < 2, d < 1, shapes that differ,
+    NaN, variances that are 0 or infinite in float32, and a seed outside 0 to 2**64 - 1.
     """
     _check_posteriors(mean, logvar)
     _check_count("components", components)
     kind = torch.float64 if mean.dtype == torch.float64 else torch.float32
-    found = _fitted(mean.detach().cpu().double(), logvar.detach().cpu().double(), components, seed)
+    center, spread = mean.detach().cpu().double(), logvar.detach().cpu().double()
+    found = _fitted(center, spread, components, _seeded(seed))
     for name, fit in found.items():
         parts = (t.to(kind).contiguous() for t in (fit.weight, fit.mean, fit.scale))
         found[name] = Sampler(*parts)
     return {"prior": _prior(mean.shape[1])} | found
 
 # %% ../nbs/learn/09_sampling.ipynb #6300cb03
-def _fitted(mean: Tensor, logvar: Tensor, components: int, seed: int) -> dict[str, Sampler]:
+def _fitted(
+    mean: Tensor, logvar: Tensor, components: int, generator: torch.Generator
+) -> dict[str, Sampler]:
     "The four samplers that are fitted, in double precision; `mean`, `logvar`: (N, d)."
     (n, d), std = mean.shape, torch.exp(0.5 * logvar)
-    generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(n, d, generator=generator, dtype=mean.dtype, device="cpu")
     kept = torch.randperm(n, generator=generator, device="cpu")[:1000]
     M, V = population_moments(mean, logvar, "total")
     pooled = _shrunk(_total_covariance(mean, logvar), n)
     few = max(1, min(components, n // d))
+    codes = mean - M + std * noise  # about their mean, so that narrow ones keep their digits
+    centered = _fit_mixture(codes, few, pooled, 2.0 * d, generator)
     one = mean.new_ones(1)
     return {
         "moments": Sampler(one, M[None], V.sqrt()[None]),
         "gaussian": Sampler(one, M[None], torch.linalg.cholesky(pooled)[None]),
-        "mixture": _fit_mixture(mean + std * noise, few, pooled, 2.0 * d, generator),
+        "mixture": Sampler(centered.weight, centered.mean + M, centered.scale),
         "posterior": Sampler(mean.new_full((len(kept),), 1 / len(kept)), mean[kept], std[kept]),
     }
 
@@ -197,7 +234,7 @@ def _chosen(model: Any, sampler: str | Sampler) -> Sampler:
     _check_choice("sampler", sampler, _KINDS)
     if sampler == "prior":
         return _prior(model.latent_dim)
-    fitted = getattr(model, "samplers", {})
+    fitted = getattr(model, "samplers", None) or {}
     if sampler not in fitted:
         how = "put what fit_samplers makes of its codes into model.samplers"
         raise ValueError(f"this model has no fitted sampler {sampler!r}: {how}")
@@ -210,31 +247,35 @@ def generate(model: nn.Module, n: int, sampler: str | Sampler = "prior", seed: i
 
     `model`: a VAE with `decode` and `latent_dim`, decoding 64 codes at a time in the mode that it
     is in. `sampler`: a `Sampler`, or the name of one in `model.samplers`; `"prior"` needs no fit.
-    The images are the decoder's raw output, around [-1, 1] and not clamped. Raises `ValueError` for
-    n < 1, an unknown name, and a sampler that was not fitted.
+    `seed`: 0 to 2**64 - 1. The images are the decoder's raw output, around [-1, 1] and not clamped.
+    Raises `ValueError` for n < 1, another seed, a model that is no VAE, an unknown name, and a
+    sampler that was not fitted.
     """
-    _check_count("n", n)
-    z = _chosen(model, sampler).sample(n, seed).to(next(model.parameters()))
+    _check_type("model", model, nn.Module, "a network")
+    for name in ("decode", "latent_dim"):
+        if not hasattr(model, name):
+            raise ValueError(f"model must be a VAE with {name}, got {type(model).__name__}")
+    z = _chosen(model, sampler).sample(n, seed)
+    like = next(model.parameters(), z)  # without parameters: the CPU, float32
     decode: Any = model.decode
-    return torch.cat([decode(part) for part in z.split(64)])
+    return torch.cat([decode(part) for part in z.to(like).split(64)])
 
 # %% ../nbs/learn/09_sampling.ipynb #9a360161
 def _packed(samplers: Mapping[str, Sampler]) -> dict[str, Tensor]:
-    """Tensors `kind.weight`, `kind.mean`, `kind.scale`, float32; the posterior's last two float16.
+    """Tensors `kind.weight`, `kind.mean`, `kind.scale` of each sampler but the prior, float32.
 
-    The prior is left out. Raises `ValueError` for a kind that `fit_samplers` does not make.
+    Raises `ValueError` for a kind that `fit_samplers` does not make.
     """
     tensors: dict[str, Tensor] = {}
     for kind, sampler in samplers.items():
         _check_choice("a sampler's name", kind, _KINDS)
-        if kind == "prior":
-            continue
-        short = torch.float16 if kind == "posterior" else torch.float32
-        tensors[f"{kind}.weight"] = sampler.weight.float()
-        tensors[f"{kind}.mean"] = sampler.mean.to(short)
-        tensors[f"{kind}.scale"] = sampler.scale.to(short)
+        if kind != "prior":
+            tensors[f"{kind}.weight"] = sampler.weight
+            tensors[f"{kind}.mean"] = sampler.mean
+            tensors[f"{kind}.scale"] = sampler.scale
     layout = torch.contiguous_format
-    return {name: t.detach().cpu().clone(memory_format=layout) for name, t in tensors.items()}
+    singles = {name: t.detach().cpu().float() for name, t in tensors.items()}
+    return {name: t.clone(memory_format=layout) for name, t in singles.items()}
 
 # %% ../nbs/learn/09_sampling.ipynb #e73a7ba0
 def _is_mixture(weight: Tensor, mean: Tensor, scale: Tensor, d: int) -> bool:
@@ -249,16 +290,17 @@ def _is_mixture(weight: Tensor, mean: Tensor, scale: Tensor, d: int) -> bool:
     shares = bool((weight >= 0).all()) and abs(weight.sum().item() - 1) < 1e-3
     return shares and lower and bool((stds > 0).all())
 
-
+# %% ../nbs/learn/09_sampling.ipynb #cc8ad4a2
 def _unpacked(tensors: Mapping[str, Tensor], latent_dim: int) -> dict[str, Sampler]:
     "Samplers from `_packed` tensors, in float32. Raises `ValueError` for what is none."
     fields: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         kind, _, field = name.partition(".")
-        fields.setdefault(kind, {})[field] = tensor
+        single = tensor.float() if tensor.is_floating_point() else tensor
+        fields.setdefault(kind, {})[field] = single
     for kind, parts in fields.items():
         known = kind in _KINDS[1:] and set(parts) == {"weight", "mean", "scale"}
         if not known or not _is_mixture(**parts, d=latent_dim):
             what = f"is no mixture of Gaussians over {latent_dim} latents"
             raise ValueError(f"its sampler {_brief(kind)} {what}")
-    return {k: Sampler(**{f: t.float() for f, t in p.items()}) for k, p in fields.items()}
+    return {kind: Sampler(**parts) for kind, parts in fields.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from .checkpoint import CheckpointError, _read_checkpoint, _write
 from .checks import _brief, _check_path
 from .sampling import Sampler, _packed, _unpacked
+from .shipped import _shipped
 
 # %% auto #0
 __all__ = ['save_samplers']
@@ -19,25 +20,29 @@ __all__ = ['save_samplers']
 def save_samplers(path: str | Path, samplers: Mapping[str, Sampler]) -> None:
     """Put fitted `samplers`, as from `fit_samplers`, into a checkpoint, in place of those that it has.
 
-    `path`: the run's folder or its checkpoint.safetensors. All else in the file stays as it is, to the bit;
-    `load` will have them in the model's `samplers`. They are kept in single precision, mean and scale of
-    `"posterior"` in half precision (relative error at most 2**-11); the prior is not kept. A training that
-    goes on from the file ignores them, and its next checkpoint is without. Raises `ValueError` for samplers
-    of unknown names or of other codes than the model's, `CheckpointError` for a checkpoint that cannot be
-    read or written; the old file then stays.
+    `path`: the run's folder or its checkpoint.safetensors. All else in the file stays as it is, to the bit,
+    and in its own type; `load` will have them in the model's `samplers`. They are kept in single precision;
+    the prior is not kept. A training that goes on from the file ignores them, and its next checkpoint is
+    without. Raises `ValueError` for samplers of unknown names or of other codes than the model's,
+    `CheckpointError` for the name of a shipped model and for a checkpoint that cannot be read or written;
+    the old file then stays.
     """
     from safetensors import safe_open
     from safetensors.torch import save
 
-    about, tensors, _ = _read_checkpoint(path)
+    path = _check_path("path", path)
+    if (folder := _shipped(path)) != path:
+        how = f"copy its folder {str(folder)!r}, and name the copy"
+        raise CheckpointError(f"{str(path)!r} is a shipped model, which is not changed: {how}")
+    about, _, _ = _read_checkpoint(path)
     added = _packed(samplers)
     _unpacked(added, about["config"].latent_dim)  # raises for what could not be read back
-    path = _check_path("path", path)
     file = path / "checkpoint.safetensors" if path.is_dir() else path
-    kept = {name: t for name, t in tensors.items() if not name.startswith("sampler.")}
     try:
         with safe_open(file, framework="pt") as opened:
             said = opened.metadata()
+            names = [name for name in opened.keys() if not name.startswith("sampler.")]
+            kept = {name: opened.get_tensor(name).clone() for name in names}  # of the types they have there
         _write({file: save(kept | {f"sampler.{name}": t for name, t in added.items()}, said)})
     except OSError as error:
         reason = error.strerror or _brief(error)
