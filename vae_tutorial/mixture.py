@@ -141,6 +141,12 @@ def small_batch_bias(latent_dim: int, batch_size: int) -> float:
     return latent_dim / 2 * (math.log(batch_size / 2) - torch.digamma(half).item())
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #d4776622
+def _scatter(mean: Tensor, logvar: Tensor, center: Tensor) -> Tensor:
+    "Second moments of the codes about `center` (d,): (d, d). About 0, large means would cancel."
+    apart = mean - center
+    return apart.T @ apart / len(mean) + torch.diag(logvar.exp().mean(0))
+
+# %% ../nbs/learn/02_mixture_posterior.ipynb #56d41b19
 class RunningMoments(nn.Module):
     """Codes' moments over batches (2.14): `mean` (d,), `covariance` (d, d), d latents.
     The first 1 / `rate` of the `batches` count alike; then the newest has the share `rate`."""
@@ -151,10 +157,9 @@ class RunningMoments(nn.Module):
 
     def __init__(self, latent_dim: int, rate: float = 0.02) -> None:
         super().__init__()
-        sizes = dict(mean=(latent_dim,), covariance=(latent_dim, latent_dim), batches=())
-        for name, size in sizes.items():
-            self.register_buffer(name, torch.zeros(size))
         self.rate = rate
+        for name, n in dict(mean=1, covariance=2, batches=0).items():
+            self.register_buffer(name, torch.zeros([latent_dim] * n))
 
     def update(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
         "Take in a batch, (N, latent_dim) each; returns M and Sigma, through which gradients flow."
@@ -162,10 +167,9 @@ class RunningMoments(nn.Module):
         share = (1 / self.batches).clamp_min(self.rate)
         move = share * (mean.detach().mean(0) - self.mean)
         self.mean += move
-        apart = mean - self.mean  # about the memory's mean, because large means would cancel
-        batch = apart.T @ apart / len(mean) + torch.diag(logvar.exp().mean(0))
-        before = self.covariance + torch.outer(move, move)
-        self.covariance.copy_(before + share * (batch.detach() - before))
+        batch = _scatter(mean, logvar, self.mean)
+        self.covariance += torch.outer(move, move)
+        self.covariance += share * (batch.detach() - self.covariance)
         first = mean.mean(0)  # below: the memory's value, the batch's gradient
         return self.mean + (first - first.detach()), self.covariance + (batch - batch.detach())
 
