@@ -247,7 +247,7 @@ def _summary(metrics: dict[str, dict[str, Any]]) -> str:
 
 _GUIDE = """
 Look at, in {folder}:
-  trained/                 the pictures by the models that come with the library: hours instead of minutes
+  trained/                 the pictures by the models that come with the library
   reconstructions.png      held-out images, and what each method makes of them: the standard one blurs
   figure4-variants.png     one image with two latents moved by 20 posterior standard deviations
   figure5-transitions.png  from one image to another through the latent space, proposed above standard
