@@ -185,13 +185,12 @@ def from_codes(model: Any, splits: Any) -> dict[str, float]:
     import torch
 
     from vae_tutorial.images.batches import load_batch
+    from vae_tutorial.measurements import _codes
     from vae_tutorial.metrics import patch_swd
     from vae_tutorial.mixture import population_kl
     from vae_tutorial.sampling import fit_samplers, generate
 
-    with torch.no_grad():
-        parts = [model.encode(load_batch(splits[0], i)) for i in torch.arange(2048).split(64)]
-    mean, logvar = (torch.cat(side) for side in zip(*parts))
+    mean, logvar = _codes(model, (load_batch(splits[0], i) for i in torch.arange(2048).split(64)))
     model.samplers = fit_samplers(mean, logvar, components=1)
     real = load_batch(splits[1], torch.arange(256))
     found = {

@@ -74,11 +74,10 @@ def train(name: str, folder: Path) -> None:
     sys.exit(process.returncode)
 
 
-@torch.no_grad()
 def codes(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    parts = [model.encode(part) for part in images.split(64)]
-    mean, logvar = (torch.cat(side) for side in zip(*parts))
-    return mean, logvar
+    from vae_tutorial.measurements import _codes
+
+    return _codes(model, images.split(64))
 
 
 @torch.no_grad()
@@ -99,16 +98,11 @@ def data(config: Any) -> tuple[Tensor, Tensor, Any]:
     return load_batch(splits.train, torch.arange(FIT)), held_out, factors
 
 
-def full_kl(mean: Tensor, logvar: Tensor) -> float:
-    from vae_tutorial.mixture import population_kl
-
-    return population_kl(mean.double(), logvar.double(), "full").item()
-
-
 def judge(run: Any, held_out: Tensor, factors: Any) -> dict[str, Any]:
     "Every number of a card, by what is judged: reconstructions, each sampler, and data for comparison."
     from vae_tutorial.measurements import measure
     from vae_tutorial.metrics import patch_swd, specks
+    from vae_tutorial.mixture import population_kl
     from vae_tutorial.reader import frechet_distance, load_reader, surviving_factors
     from vae_tutorial.sampling import generate
 
@@ -124,9 +118,10 @@ def judge(run: Any, held_out: Tensor, factors: Any) -> dict[str, Any]:
     x_hat = decoded(run.model, mean)
     torch.manual_seed(0)  # of the Monte Carlo estimates
     measured = measure(run, real)
+    kl_full = population_kl(mean.double(), logvar.double(), "full").item()
     survive = surviving_factors(reader, real, x_hat, factors)
     card: dict[str, Any] = dict(
-        reconstructions=measured | plausible(x_hat) | dict(kl_full=full_kl(mean, logvar)), survive=survive
+        reconstructions=measured | plausible(x_hat) | dict(kl_full=kl_full), survive=survive
     )
     card["data"] = plausible(other)
     for sampler in ("prior", "moments", "gaussian", "mixture", "posterior"):

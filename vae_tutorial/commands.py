@@ -26,7 +26,7 @@ from .config import TrainConfig
 from .device import _is_out_of_memory, choose_device, choose_precision, describe_machine
 from .images.batches import DataError, load_batch, random_split
 from .loop import _split_data, train
-from .measurements import measure
+from .measurements import _codes, measure
 from .memory import _keep_memory, _suggest_allocator
 from .metrics import patch_swd
 from .options import _LIMITS, _settings_parser, _with_preset
@@ -160,11 +160,8 @@ def _fit(run: TrainResult, train_set: Any) -> None:
     if n < 2:
         return
     model: Any = run.model
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        codes = [model.encode(load_batch(train_set, part).to(device)) for part in torch.arange(n).split(64)]
-    mean, logvar = (torch.cat(side) for side in zip(*codes))
-    model.samplers = fit_samplers(mean, logvar)
+    batches = (load_batch(train_set, part) for part in torch.arange(n).split(64))
+    model.samplers = fit_samplers(*_codes(model, batches))
     save_samplers(run.paths["checkpoint"], model.samplers)
 
 

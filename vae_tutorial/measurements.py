@@ -5,6 +5,7 @@
 # %% ../nbs/reference/measurements.ipynb #aec8e723
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,6 +17,15 @@ from .mixture import MixturePosterior, kl_decomposition
 
 # %% auto #0
 __all__ = ['measure']
+
+# %% ../nbs/reference/measurements.ipynb #c0de5a11
+@torch.no_grad()
+def _codes(model: Any, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    "Mean and logvar of all images in `batches`, (N, latent_dim) each, on the CPU."
+    device = next(model.parameters()).device
+    parts = [model.encode(images.to(device)) for images in batches]
+    mean, logvar = (torch.cat(side).cpu() for side in zip(*parts))
+    return mean, logvar
 
 # %% ../nbs/reference/measurements.ipynb #a1275449
 @torch.no_grad()
@@ -30,8 +40,7 @@ def measure(result: TrainResult, images: Tensor) -> dict[str, float]:
     """
     model: Any = result.model
     device = next(model.parameters()).device
-    codes = [model.encode(part.to(device)) for part in images.split(64)]
-    mean, logvar = (torch.cat(side).cpu().double() for side in zip(*codes))
+    mean, logvar = (side.double() for side in _codes(model, images.split(64)))
     decoded = [model.decode(part.float().to(device)).cpu() for part in mean.split(64)]
     x_hat = torch.cat(decoded).float()
     split = kl_decomposition(mean, logvar, n_samples=20)
