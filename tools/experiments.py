@@ -84,12 +84,12 @@ def plan(names: list[str], folder: str | None) -> dict[str, dict]:
     if "critic" in names:
         runs |= {"critic-old": dict(OLD_CRITIC, steps=1000), "critic-new": dict(steps=1000)}
     if "ablation" in names:
-        runs |= {f"ablation {name} {s}": dict(part, seed=s) for name, part in PARTS.items() for s in range(3)}
+        runs |= {f"ablation {name} {s}": dict(part, seed=s) for s in range(3) for name, part in PARTS.items()}
     if "recipe" in names:
         runs |= {
             f"recipe {name} {s}": LONGER | part | dict(seed=s)
-            for name, part in RECIPES.items()
             for s in range(2)
+            for name, part in RECIPES.items()
         }
     if "photographs" in names:
         photographs = dict(dataset=folder, data_size=None, in_channels=1)

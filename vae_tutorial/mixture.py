@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -84,14 +85,17 @@ def population_moments(
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #a74b3b8e
 def population_kl(
-    mean: Tensor, logvar: Tensor, variance: str = "total", memory: RunningMoments | None = None
+    mean: Tensor,
+    logvar: Tensor,
+    variance: str = "total",
+    memory: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """KL(N(M, V) || N(0, I)) of the population's moments: 1/2 sum_j (V_j + M_j^2 - 1 - log V_j).
 
     `mean`, `logvar`: (N, latent_dim). `variance`: `"total"` or `"between"`, see
     `population_moments`, whose errors it raises; or `"full"`, the whole covariance (2.17), over
-    `memory` where one is given. Returns a scalar >= 0 in nats, summed over the latent dimensions,
-    in float32 or better. The proposed training's KL term.
+    the moments of `memory` (`RunningMoments`) where it is given. Returns a scalar >= 0 in nats,
+    summed over the latent dimensions, in float32 or better. The proposed training's KL term.
     """
     if variance == "full":
         return _covariance_kl(mean, logvar, memory)
@@ -161,7 +165,7 @@ class RunningMoments(nn.Module):
         for name, n in dict(mean=1, covariance=2, batches=0).items():
             self.register_buffer(name, torch.zeros([latent_dim] * n))
 
-    def update(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
         "Take in a batch, (N, latent_dim) each; returns M and Sigma, through which gradients flow."
         self.batches += 1
         share = (1 / self.batches).clamp_min(self.rate)
@@ -174,14 +178,16 @@ class RunningMoments(nn.Module):
         return self.mean + (first - first.detach()), self.covariance + (batch - batch.detach())
 
 # %% ../nbs/learn/02_mixture_posterior.ipynb #ca20c53a
-def _covariance_kl(mean: Tensor, logvar: Tensor, memory: RunningMoments | None) -> Tensor:
+def _covariance_kl(
+    mean: Tensor, logvar: Tensor, memory: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+) -> Tensor:
     "(2.17): over the memory's moments, or without one over the batch's."
     _check_same_shape(mean=mean, logvar=logvar)
     if mean.dtype in (torch.float16, torch.bfloat16):
         mean, logvar = mean.float(), logvar.float()
     if memory is None:
         memory = RunningMoments(mean.shape[1]).to(mean)
-    M, covariance = memory.update(mean, logvar)
+    M, covariance = memory(mean, logvar)
     factor, failed = torch.linalg.cholesky_ex(covariance)
     log_det = 2 * factor.diagonal().log().sum().masked_fill(failed > 0, -math.inf)
     return 0.5 * (covariance.trace() + M.square().sum() - len(M) - log_det)
