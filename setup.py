@@ -62,7 +62,9 @@ setup(
     install_requires=words("requirements"),
     extras_require={
         "notebooks": words("notebooks_requirements"),
-        "dev": words("notebooks_requirements") + words("dev_requirements"),
+        "hub": words("hub_requirements"),
+        "onnx": words("onnx_requirements"),
+        "dev": [w for kind in ("notebooks", "hub", "onnx", "dev") for w in words(f"{kind}_requirements")],
     },
     entry_points={
         "console_scripts": [line.strip() for line in cfg["console_scripts"].splitlines()],

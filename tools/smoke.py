@@ -26,6 +26,12 @@ def loaded(code: str, names: list[str]) -> list[str]:
     return json.loads(done.stdout)
 
 
+def refusal(code: str) -> str:
+    "The last line of what `code` fails with."
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return done.stderr.strip().splitlines()[-1]
+
+
 def main() -> None:
     early = loaded("import vae_tutorial", ["torch", *LATE])
     assert not early, f"`import vae_tutorial` loads {', '.join(early)}"
@@ -51,6 +57,12 @@ def main() -> None:
         result = vt.train(vt.TrainConfig(method=method, **small), faces)
         assert result.step == 5 and result.history[-1]["train/loss"] > 0
     print("the wheel trains both methods")
+
+    onnx = "import vae_tutorial as vt; import vae_tutorial.export as e; e.export_onnx(vt.ResidualVAE(), 'x')"
+    for extra, code in dict(hub="import vae_tutorial.share", onnx=onnx).items():
+        said = refusal(code)
+        assert said.startswith("ImportError") and f"pip install 'vae-tutorial[{extra}]'" in said, said
+    print("what needs the extras says so")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Make the trained models that come with the library, from nothing:
 
     python tools/trained.py train faces-64    about three hours on one CPU core; goes on if it was stopped
-    python tools/trained.py pack faces-64     vae_tutorial/models/faces-64: weights, samplers, card
+    python tools/trained.py pack faces-64     vae_tutorial/models/faces-64: weights, card, and what is fitted
+    python tools/trained.py directions faces-64   the directions of a packed model alone, and their table
     python tools/trained.py course faces-64   nbs/experiments/07_course.json: its numbers over the run
     python tools/trained.py pictures          nbs/images: what README and the lessons show of both
 
@@ -32,6 +33,7 @@ CHANGES: dict[str, dict] = {  # from the preset `faces`
 }
 EARLY, EVERY = (100, 500, 1000, 2000), 2500  # steps whose model is kept
 FIT, JUDGE = 4096, 512  # training faces that samplers are fitted to, held-out faces that numbers are of
+MOVED = 256  # held-out faces that directions are judged on
 
 
 def train_here(name: str, folder: Path) -> None:
@@ -85,8 +87,8 @@ def decoded(model: Any, z: Tensor) -> Tensor:
     return torch.cat([model.decode(part) for part in z.split(64)])
 
 
-def data(config: Any) -> tuple[Tensor, Tensor, Any]:
-    "Training faces to fit samplers to, held-out faces twice as many as are judged, and their factors."
+def data(config: Any) -> tuple[Tensor, Tensor, Any, Any]:
+    "Training faces to fit to, held-out faces twice as many as are judged, and the factors of both."
     from vae_tutorial.faces.factors import FaceFactors
     from vae_tutorial.images.batches import load_batch
     from vae_tutorial.loop import _split_data
@@ -94,8 +96,9 @@ def data(config: Any) -> tuple[Tensor, Tensor, Any]:
     splits: Any = _split_data(None, config)
     held_out = load_batch(splits.valid, torch.arange(2 * JUDGE))
     factors = splits.valid.dataset.faces.factors(splits.valid.indices[:JUDGE])
+    for_fit = splits.train.dataset.faces.factors(splits.train.indices[:FIT])
     assert isinstance(factors, FaceFactors)
-    return load_batch(splits.train, torch.arange(FIT)), held_out, factors
+    return load_batch(splits.train, torch.arange(FIT)), held_out, for_fit, factors
 
 
 def judge(run: Any, held_out: Tensor, factors: Any) -> dict[str, Any]:
@@ -189,10 +192,53 @@ def as_page(name: str, card: dict[str, Any]) -> str:
         '"data" are other held-out faces: the least that a distance can be. Fréchet distances are in the '
         "features of the factor reader; specks and lattice are ratios to the data's.",
         "",
+        *moves(card["directions"]),
+        "",
         "What it cannot do: photographs, other sizes, faces that the renderer does not draw. What texture "
         "there is was invented, not recovered: strands of hair lie elsewhere than in the image.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def moves(effects: dict[str, dict[str, float]]) -> list[str]:
+    "The directions' effects as a table, a line each."
+    lines = [
+        f"Directions, moved by 1: what changes in {MOVED} held-out faces, as the factor reader sees it. "
+        "Numbers are in standard deviations; of glasses and long hair, it is the share of faces without that "
+        "get them, less the share of those with that lose them.",
+        "",
+        "| direction | its own | largest other |",
+        "|---|---|---|",
+    ]
+    for name, effect in effects.items():
+        foreign = {key: value for key, value in effect.items() if key != name}
+        largest = max(foreign, key=lambda key: abs(foreign[key]))
+        lines.append(f"| {name} | {effect[name]:.2f} | {largest} {foreign[largest]:+.2f} |")
+    return lines
+
+
+def add_directions(target: Path, images: Tensor, factors: Any, held_out: Tensor) -> dict[str, Any]:
+    "Fit directions to `images` and their `factors`, put them into the checkpoint, and return their effects."
+    from vae_tutorial.checkpoint import load
+    from vae_tutorial.directions import direction_effects, fit_directions
+    from vae_tutorial.stored_samplers import save_directions
+
+    save_directions(target, fit_directions(codes(load(target).model, images)[0], factors))
+    return rounded(direction_effects(load(target).model, held_out[:MOVED]))
+
+
+def directions(name: str) -> None:
+    "Give a model that is packed already its directions, and its card their effects."
+    from vae_tutorial.checkpoint import load
+
+    torch.set_num_threads(1)
+    target = MODELS / name
+    for_fit, held_out, factors, _ = data(load(target).config)
+    effects = add_directions(target, for_fit, factors, held_out)
+    card = json.loads((target / "card.json").read_text()) | dict(directions=effects)
+    (target / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    (target / "card.md").write_text(as_page(name, card))
+    print("\n".join(moves(effects)))
 
 
 def write(folder: Path, tensors: dict[str, Tensor], about: dict) -> None:
@@ -228,12 +274,13 @@ def pack(name: str, folder: Path) -> None:
     (target / "history.json").write_text(f"[\n{records}\n]\n")
 
     run = load(target)
-    for_fit, held_out, factors = data(run.config)
+    for_fit, held_out, fit_factors, factors = data(run.config)
     save_samplers(target, fit_samplers(*codes(run.model, for_fit)))
     with safe_open(target / "checkpoint.safetensors", "pt") as file:
         tensors = {n: file.get_tensor(n) for n in file.keys()}
     halves = {n: t if n.startswith("sampler.") else t.half() for n, t in tensors.items()}
     write(target, halves, about | dict(half=True))
+    effects = add_directions(target, for_fit, fit_factors, held_out)
     run = load(target)
     numbers = judge(run, held_out, factors)
     changes = ", ".join(f"`{key}={value!r}`" for key, value in CHANGES[name].items())
@@ -247,6 +294,7 @@ def pack(name: str, folder: Path) -> None:
         parameters=sum(p.numel() for p in run.model.parameters()),
         settings={key: value for key, value in about["config"].items() if key not in ("out", "device")},
         numbers=rounded(numbers),
+        directions=effects,
     )
     (target / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     (target / "card.md").write_text(as_page(name, card))
@@ -283,7 +331,7 @@ def course(name: str, folder: Path) -> None:
     from vae_tutorial.sampling import fit_samplers, generate
 
     torch.set_num_threads(1)
-    for_fit, held_out, _ = data(TrainConfig(**(PRESETS["faces"] | CHANGES[name])))
+    for_fit, held_out, _, _ = data(TrainConfig(**(PRESETS["faces"] | CHANGES[name])))
     real, file = held_out[:JUDGE], ROOT / "nbs/experiments/07_course.json"
     rows = json.loads(file.read_text()) if file.exists() else []  # delete it to measure all anew
     steps = sorted(int(file.stem) for file in (folder / "snapshots").glob("*.safetensors"))
@@ -344,7 +392,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("train", "pack", "course", "pictures"))
+    parser.add_argument("what", choices=("train", "pack", "directions", "course", "pictures"))
     parser.add_argument("name", nargs="?", choices=list(CHANGES))
     parser.add_argument(
         "--runs", type=Path, default=ROOT / "results", help="where runs are (default: results)"
@@ -355,6 +403,8 @@ def main() -> None:
         parser.error(f"name one of {', '.join(CHANGES)}")
     if given.what == "pictures":
         pictures(given.runs)
+    elif given.what == "directions":
+        directions(given.name)
     elif given.what in ("pack", "course"):
         dict(pack=pack, course=course)[given.what](given.name, given.runs / given.name)
     elif given.here:

@@ -15,6 +15,11 @@ _PLACES = {
     "PRESETS": "config",
     "load": "checkpoint",
     "generate": "sampling",
+    "encode": "use",
+    "decode": "use",
+    "reconstruct": "use",
+    "interpolate": "use",
+    "edit": "use",
     "open_dataset": "images.datasets",
     "load_batch": "images.batches",
     "ResidualVAE": "resnet",
@@ -27,11 +32,16 @@ __all__ = [
     "PatchDiscriminator",
     "ResidualVAE",
     "TrainConfig",
+    "decode",
+    "edit",
+    "encode",
     "generate",
+    "interpolate",
     "load",
     "load_batch",
     "measure",
     "open_dataset",
+    "reconstruct",
     "reconstructions",
     "train",
 ]
@@ -47,6 +57,7 @@ if TYPE_CHECKING:
     from .patchgan import PatchDiscriminator
     from .resnet import ResidualVAE
     from .sampling import generate
+    from .use import decode, edit, encode, interpolate, reconstruct
 
 
 def __getattr__(name: str) -> Any:

@@ -21,11 +21,12 @@ from torch.optim import Optimizer
 from .checks import _brief, _check_path
 from .config import TrainConfig
 from .device import choose_device
+from .directions import _unpacked_directions
 from .fuse import fuse_
 from .mixture import RunningMoments
 from .randomness import _kept_generators
 from .sampling import _unpacked
-from .shipped import shipped_models, _in_single, _shipped
+from .shipped import shipped_models, _in_single, _part, _weights_file
 from .step import _named_tensors, _unwrapped
 
 # %% auto #0
@@ -33,7 +34,7 @@ __all__ = ['TrainResult', 'CheckpointError', 'load']
 
 # %% ../nbs/reference/checkpoint.ipynb #040e04cf
 class TrainResult(NamedTuple):
-    "What a run leaves. Both networks are in evaluation mode; `discriminator` is None without PatchGAN."
+    "What a run leaves. Both networks are in evaluation mode; `discriminator` is None without one."
 
     model: nn.Module
     discriminator: nn.Module | None
@@ -151,8 +152,7 @@ def _read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
     `path`: the folder, the file in it, or a shipped model's name. Nothing is unpickled. Raises
     `CheckpointError` for a file that is missing, damaged, foreign or of a later version, or not finite.
     """
-    path = _shipped(_check_path("path", path))
-    file = path / "checkpoint.safetensors" if path.is_dir() else path
+    file = _weights_file(path := _check_path("path", path))
     if not file.is_file():
         raise CheckpointError(f"no checkpoint at {str(path)!r}: {_what_lies_there(path)}")
     about, tensors = _parse(file)
@@ -234,11 +234,6 @@ def _read_history(folder: Path, step: int) -> list[dict[str, float]]:
         raise CheckpointError(f"{str(file)!r} is damaged: it must be {how}") from None
 
 # %% ../nbs/reference/checkpoint.ipynb #b722ba5d
-def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    "The tensors whose names begin with `part.`, without that."
-    return {name.removeprefix(part + "."): t for name, t in tensors.items() if name.startswith(part + ".")}
-
-
 def _check_fits(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
     "Raise `CheckpointError` unless `tensors` are those of `network`, by name, shape and type."
     wanted = _named_tensors(network)
@@ -271,7 +266,8 @@ def load(
     `path`: the run's folder, its checkpoint.safetensors, or the name of a [shipped model](shipped.ipynb).
     `model`, `discriminator`: needed only for networks of your own, to be filled. Raises `CheckpointError` for
     a file that is missing, damaged, foreign, of a later version, or does not fit the networks; a pickle is
-    never opened. torch's generators are left alone. The model's `samplers` are the file's, by name, or {}.
+    never opened. torch's generators are left alone. The model's `samplers` and `directions` are the file's,
+    by name, or {}.
     """
     place = choose_device(device)
     about, tensors, folder = _read_checkpoint(path)
@@ -282,12 +278,13 @@ def load(
     model = _rebuilt(model, config.make_model, _part(tensors, "model"), path)
     try:
         setattr(model, "samplers", _unpacked(_part(tensors, "sampler"), config.latent_dim))
+        setattr(model, "directions", _unpacked_directions(_part(tensors, "direction"), config.latent_dim))
     except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is damaged: {error}") from None
     weights = _part(tensors, "discriminator")
     if weights:
         discriminator = _rebuilt(discriminator, config.make_discriminator, weights, path).to(place).eval()
-    elif config.uses("patchgan"):
+    elif config.uses("patchgan") and not about.get("slim"):
         raise CheckpointError(f"{str(path)!r} is damaged: it lacks the discriminator's weights")
     else:
         discriminator = None

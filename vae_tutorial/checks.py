@@ -55,7 +55,10 @@ def _check_path(name: str, value: str | Path) -> Path:
     "`value` as a `Path`, `~` expanded, there or not. Raises `ValueError` for what no path can be."
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise ValueError(f"{name} must be a path, got {_brief(value)}")
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))
+    for first in path.parts[:1]:
+        if first.startswith("~") and not os.path.lexists(first):
+            raise ValueError(f"{name} is in a home folder that is not known: {_brief(str(value))}")
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

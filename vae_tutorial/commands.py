@@ -5,12 +5,14 @@
 # %% ../nbs/reference/commands.ipynb #8d20fef7
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from .checkpoint import TrainResult, _free, load, _read_checkpoint
 from .checks import _check_path
 from .config import TrainConfig
 from .device import _is_out_of_memory, choose_device, choose_precision, describe_machine
-from .images.batches import DataError, load_batch, random_split
+from .images.batches import DataError, DataWarning, load_batch, random_split
 from .loop import _split_data, train
 from .measurements import _codes, measure
 from .memory import _keep_memory, _suggest_allocator
@@ -57,7 +59,8 @@ class _command_ends:
 
     Codes: 0 done, 1 the run failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM; any other exception passes. `less`:
     which settings would save memory, for the line that says it is short. `command.folder`: the results, once
-    there are any.
+    there are any. What the console cannot encode, of a file's name, is printed as an escape; a `DataWarning`
+    is printed as one line.
     """
 
     def __init__(self, name: str, less: str = "") -> None:
@@ -71,9 +74,28 @@ class _command_ends:
         self.main = threading.current_thread() is threading.main_thread()  # signals reach no other
         if self.main:
             self.before = signal.signal(signal.SIGTERM, stop)
+        self.format, warnings.formatwarning = warnings.formatwarning, self._format
+        self.errors = []
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a notebook's is not, and takes every letter
+                self.errors.append((stream, stream.errors))
+                stream.reconfigure(errors="backslashreplace")
         return self
 
+    def _format(self, message: Any, category: type[Warning], *rest: Any, **more: Any) -> str:
+        if issubclass(category, DataWarning):
+            return f"{self.name}: {message}\n"
+        return self.format(message, category, *rest, **more)
+
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            self._end(error, trace)
+        finally:
+            warnings.formatwarning = self.format
+            for stream, errors in self.errors:
+                stream.reconfigure(errors=errors)
+
+    def _end(self, error: BaseException | None, trace: Any) -> None:
         if self.main:
             signal.signal(signal.SIGTERM, self.before)
         saved = _tidy(self.folder) if error and self.folder else []

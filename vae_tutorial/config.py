@@ -81,6 +81,7 @@ class TrainConfig:
     method: str = _setting("proposed", "the ELBO, or the proposal", choices=("standard", "proposed"))
     dataset: str = _setting("faces", "faces, a folder of images, or celeba, fashion_mnist, mnist")
     data_size: int | None = _setting(None, "images to use at most; unset: all")
+    skip_bad: bool = _setting(False, "leave out files that cannot be used, instead of refusing the folder")
     image_size: int = _setting(64, "pixels on a side; paper: 256", most=8192)
     in_channels: int = _setting(3, "3 colors, 1 grey", most=1024)
     valid_fraction: float = _setting(0.2, "share held out; paper: 6,000 of 30,000", positive=True, below=1)

@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from .checks import _check_path
 from .plotting import COLORS
 from .sampling import Sampler, _chosen
 
@@ -42,7 +43,7 @@ def _finish(fig: Figure, path: str | Path | None) -> Figure:
     "Save `fig` as PNG to `path` when given, take it off pyplot's list, and return it."
     plt.close(fig)
     if path is not None:
-        path = Path(path)
+        path = _check_path("path", path)
         path.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(path, dpi=150, bbox_inches="tight")
     return fig

@@ -27,7 +27,7 @@ from .config import TrainConfig
 from .device import _check_compiler, choose_device, choose_precision, _memory_format
 from .evaluation import _validation_order, evaluate
 from .fuse import fuse_
-from .images.batches import Splits, _fingerprint, load_batch, random_flip, random_split
+from .images.batches import Splits, _fingerprint, _look_at, load_batch, random_flip, random_split
 from .images.datasets import open_dataset
 from .mixture import RunningMoments
 from .randomness import batch_order, _kept_generators, seed_for
@@ -229,7 +229,7 @@ def _split_data(dataset: Any, config: TrainConfig) -> Splits:
     data: Any
     if dataset is None:
         options: dict[str, Any] = dict(channels=config.in_channels, n=config.data_size, seed=config.seed)
-        options["valid_fraction"] = config.valid_fraction
+        options |= dict(valid_fraction=config.valid_fraction, skip_bad=config.skip_bad)
         data = open_dataset(config.dataset, config.image_size, **options)
     elif not isinstance(dataset, tuple):
         data = random_split(dataset, config.valid_fraction, config.seed)
@@ -241,7 +241,7 @@ def _split_data(dataset: Any, config: TrainConfig) -> Splits:
     n, size = len(data.train), config.batch_size
     if n < size:
         raise ValueError(f"the training data must fill a batch: {n} images, batch_size {size}")
-    load_batch(data.train, next(batch_order(n, size, config.seed, 0)), config.shape())
+    _look_at(data.train, next(batch_order(n, size, config.seed, 0)), config.shape())
     for indices in _validation_order(data.valid, config) if len(data.valid) >= size else ():
         load_batch(data.valid, indices, config.shape())
     return data

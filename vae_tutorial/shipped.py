@@ -24,8 +24,22 @@ def shipped_models() -> dict[str, Path]:
 
 def _shipped(path: Path) -> Path:
     "The folder of the model that `path` names, or `path` where it names none or is there itself."
-    own = path.is_file() or (path / "checkpoint.safetensors").is_file()
+    own = path.is_file() or any((path / name).is_file() for name in _WEIGHTS)
     return path if own else shipped_models().get(str(path), path)
+
+
+_WEIGHTS = ("checkpoint.safetensors", "model.safetensors")  # of a run, of a shared model
+
+
+def _weights_file(path: Path) -> Path:
+    "The file with the weights of the run or model that `path` names; `path` itself where it has none."
+    path = _shipped(path)
+    return next((path / name for name in _WEIGHTS if (path / name).is_file()), path)
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    "The tensors whose names begin with `part.`, without that."
+    return {name.removeprefix(part + "."): t for name, t in tensors.items() if name.startswith(part + ".")}
 
 
 def _in_single(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

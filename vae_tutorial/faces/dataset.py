@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import _brief, _check_count
+from ..checks import _brief, _check_count, _check_path
 from .factors import FaceFactors, _keys
 from .render import render
 from ..images.batches import DataError, to_float, to_uint8
@@ -31,14 +32,60 @@ _RENDERER_VERSION = 2  # part of the cache's name: raise it whenever a single pi
 def _cache_folder() -> Path:
     "Where data are kept: `$VAE_TUTORIAL_CACHE` if set, else the platform's folder for caches."
     if own := os.environ.get("VAE_TUTORIAL_CACHE"):
-        return Path(own)
+        return _check_path("VAE_TUTORIAL_CACHE", own)
+    home = Path(os.path.expanduser("~"))
+    if not home.is_absolute():  # an account without a home, as in some containers
+        home = Path(tempfile.gettempdir())
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = home / "Library" / "Caches"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     return base / "vae-tutorial"
+
+# %% ../../nbs/reference/faces_dataset.ipynb #9018d26a
+def _memory(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> int | None:
+    "Bytes of memory for this process: the machine's, or its container's; None where it is not known."
+    found = []
+    try:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        pass
+    try:
+        lines = Path(proc).read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, kinds, group = (line.split(":", 2) + ["", ""])[:3]
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        base, name = Path(mount), "memory.max"
+        if kinds:  # the older generation
+            base, name = base / "memory", "memory.limit_in_bytes"
+        own = base / group.lstrip("/")
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(base):
+                found += _number_in(folder / name)
+    return min(found, default=None)
+
+
+def _number_in(file: Path) -> list[int]:
+    "The whole number that a file holds, if it does."
+    try:
+        return [int(file.read_text())]
+    except (OSError, ValueError):  # not there, or "max"
+        return []
+
+
+def _check_room(n: int, channels: int, image_size: int) -> None:
+    "Raise `ValueError` where `n` images of bytes need more than half of the memory."
+    one, memory = channels * image_size**2, _memory()
+    if memory is not None and n * one > memory // 2:
+        raise ValueError(
+            f"{n:,} images of {image_size} pixels take {n * one / 1e9:.1f} GB, more than half of the memory "
+            f"({memory / 1e9:.1f} GB): n can be {max(memory // 2 // one, 1):,} at most, or image_size smaller"
+        )
 
 # %% ../../nbs/reference/faces_dataset.ipynb #6bd28969
 def _checksum(images: Tensor) -> str:
@@ -85,7 +132,8 @@ class SyntheticFaces(Dataset):
     An item is an image 3 x S x S, float32 in [-1, 1], and its factors, a dict of scalars by name, which a
     `DataLoader` collates. With `cache` a face is drawn once, when it is first asked for, and all go to
     `_cache_folder()` when the last one is drawn.
-    Raises `ValueError` for n < 1, a size out of range, a negative seed; `DataError` for indices out of range.
+    Raises `ValueError` for n < 1, a size out of range, a negative seed, and with `cache` for more faces than
+    half of the memory holds; `DataError` for indices out of range.
     """
 
     channels = 3
@@ -94,6 +142,8 @@ class SyntheticFaces(Dataset):
         _check_count("n", n)
         _check_count("image_size", image_size, 16, 1024)
         _check_count("seed", seed, 0, 2**63 - 1)
+        if cache:
+            _check_room(n, self.channels, image_size)
         self.n, self.image_size, self.seed, self.cache = n, image_size, seed, cache
         self._images: Tensor | None = None  # all n, of which some may be missing
         self._missing = torch.empty(0, dtype=torch.bool, device="cpu")

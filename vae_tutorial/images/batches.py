@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import json
+import sys
+import warnings
 import zlib
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +20,24 @@ from torch.utils.data import Dataset
 from ..checks import _brief, _check_count, _check_number
 
 # %% auto #0
-__all__ = ['DataError', 'to_float', 'to_uint8', 'load_batch', 'Splits', 'random_split', 'random_flip']
+__all__ = ['DataError', 'DataWarning', 'to_float', 'to_uint8', 'load_batch', 'Splits', 'random_split', 'random_flip']
 
 # %% ../../nbs/reference/image_batches.ipynb #9f1a4dcb
 class DataError(ValueError):
     "Data that cannot be used, and why, in one line."
+
+
+class DataWarning(UserWarning):
+    "What a data set leaves out, or looks like, in one line. The commands print it as they print an error."
+
+# %% ../../nbs/reference/image_batches.ipynb #57d38c49
+def _warn(words: str) -> None:
+    "Give a `DataWarning` in the name of the caller outside the library."
+    frame: FrameType | None = sys._getframe()
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "vae_tutorial":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(words, DataWarning, stacklevel=level)
 
 # %% ../../nbs/reference/image_batches.ipynb #318760fc
 def to_float(u: Tensor) -> Tensor:
@@ -161,11 +177,35 @@ def _check_values(x: Tensor, number: Callable[[int], int]) -> None:
     low, high = x[k].aminmax()
     if not x[k].isfinite().all():
         raise DataError(f"image {number(k)} of the data set holds NaN or infinity")
-    hint = "; bytes 0 to 255 should be uint8" if high > 2 else ""
+    lowest = x.min()
+    if high > 2 and lowest >= 0:
+        hint = "; bytes 0 to 255 should be uint8"
+    elif -4 < lowest < 0 and 1.6 < max(high, -low) < 4:
+        hint = "; normalised by a mean and a std, such as ImageNet's? Undo it: (x * std + mean) * 2 - 1"
+    else:
+        hint = ""
     raise DataError(
         f"float images must lie in [-1, 1], got {low:.3g} to {high:.3g} "
         f"in image {number(k)} of the data set{hint}"
     )
+
+# %% ../../nbs/reference/image_batches.ipynb #5d89fc06
+def _look_at(dataset: Any, indices: Any, shape: tuple[int, int, int] | None = None) -> Tensor:
+    "As `load_batch`, with a `DataWarning` when the data set's floats seem to lie in [0, 1]."
+    x = load_batch(dataset, indices, shape)
+    if _in_unit_range(x) and _fetch(dataset, _indices(indices, len(dataset))[:1]).is_floating_point():
+        some = torch.linspace(0, len(dataset) - 1, min(64, len(dataset)), device="cpu").round().long()
+        if _in_unit_range(load_batch(dataset, some, shape)):
+            _warn(
+                f"the float images of this data set, {len(some)} looked at, lie in [0, 1], "
+                "but -1 is black and 1 white here: x * 2 - 1 gives them their full contrast"
+            )
+    return x
+
+
+def _in_unit_range(x: Tensor) -> bool:
+    low, high = x.aminmax()
+    return bool(-0.001 <= low < high <= 1.001)
 
 # %% ../../nbs/reference/image_batches.ipynb #0e56f5d1
 class Splits(NamedTuple):

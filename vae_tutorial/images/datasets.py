@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..checks import _brief, _check_choice, _check_count, _check_number, _check_path
-from ..faces.dataset import SyntheticFaces, _cache_folder
-from .batches import DataError, Splits, _indices, random_split, to_float
-from .files import find_images, read_image
+from ..faces.dataset import SyntheticFaces, _cache_folder, _check_room, _memory
+from .batches import DataError, Splits, _indices, _warn, random_split, to_float
+from .files import _search, read_image
 
 # %% auto #0
 __all__ = ['TensorImages', 'FolderImages', 'open_dataset']
@@ -110,43 +112,76 @@ def _as_channels(images: Tensor, channels: int) -> Tensor:
 
 # %% ../../nbs/reference/image_datasets.ipynb #4ec43950
 def _memory_limit() -> int:
-    "How many bytes of images to keep: a quarter of the machine's memory, at most 8 GiB."
-    try:
-        return min(8 * 2**30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
-    except (AttributeError, OSError, ValueError):
-        return 2 * 2**30
+    "How many bytes of images to keep: a quarter of the memory, at most 8 GiB; 2 GiB where it is not known."
+    return min(8 * 2**30, (_memory() or 8 * 2**30) // 4)
 
 
 def _load_folder(
     folder: Path, paths: Sequence[Path], image_size: int, channels: int, in_memory: bool | None = None
-) -> Dataset:
-    "Decode each of the files at `paths` in `folder` once: all errors come here. Keep the images if they fit."
+) -> tuple[Dataset, list[tuple[Path, str]]]:
+    "Decode each of the files at `paths` in `folder` once: the images, kept if they fit, and the bad files."
     from tqdm import tqdm
 
     n, shape = len(paths), (channels, image_size, image_size)
-    names = [path.relative_to(folder).as_posix() for path in paths]
     if in_memory is None:
         in_memory = n * channels * image_size**2 <= _memory_limit()
+    elif in_memory:
+        _check_room(n, channels, image_size)
     kept = torch.empty(n if in_memory else 0, *shape, dtype=torch.uint8, device="cpu")
-    failed = []
+    bad: dict[int, str] = {}
 
     def decode(i: int) -> None:
         try:
             image = read_image(paths[i], image_size, channels)
         except DataError as error:
-            failed.append((i, str(error)))
+            bad[i] = str(error)
         else:
             if in_memory:
                 kept[i] = image
 
-    with ThreadPoolExecutor(_DECODERS) as pool:
+    with ThreadPoolExecutor(_DECODERS) as pool, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of garbage beside the pixels
         done = pool.map(decode, range(n))
         for _ in tqdm(done, total=n, desc="reading images", unit="file", leave=False, delay=3):
             pass
-    if failed:
-        more = f" (and {len(failed) - 1} more of {n} files)" if len(failed) > 1 else ""
-        raise DataError(min(failed)[1] + more)
-    return TensorImages(kept, names) if in_memory else FolderImages(paths, image_size, channels, names)
+    good = [i for i in range(n) if i not in bad]
+    names = [paths[i].relative_to(folder).as_posix() for i in good]
+    found = [(paths[i], bad[i]) for i in sorted(bad)]
+    if in_memory:
+        return TensorImages(kept[good] if bad else kept, names), found
+    return FolderImages([paths[i] for i in good], image_size, channels, names), found
+
+# %% ../../nbs/reference/image_datasets.ipynb #9555a804
+def _answer_for(bad: Sequence[tuple[Path, str]], n: int, skip_bad: bool) -> None:
+    "`DataError` for the `bad` ones of `n` files, or with `skip_bad` a `DataWarning`, if there are good ones."
+    if not bad:
+        return
+    words = "; ".join(message for _, message in bad[:2])
+    if len(bad) > 2:
+        words += f"; and so on{_listed(bad)}"
+    what = f"{len(bad)} of {n} files cannot be used"
+    if skip_bad and len(bad) < n:
+        _warn(f"left out, {what}: {words}")
+        return
+    if len(bad) > 1:
+        words = f"{what}: {words}"
+    if len(bad) < n:
+        words += f". skip_bad=True (--skip_bad) leaves {'them' if len(bad) > 1 else 'it'} out"
+    raise DataError(words)
+
+
+def _listed(bad: Sequence[tuple[Path, str]]) -> str:
+    "Where a file was written that lists `bad` files; nothing if it cannot be."
+    lines = [f"{path}\t{message.removeprefix(repr(str(path))).strip()}\n" for path, message in bad]
+    how: dict[str, Any] = dict(encoding="utf-8", errors="backslashreplace")
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="bad-files-", suffix=".txt", delete=False, **how
+        ) as file:
+            file.writelines(lines)
+    except OSError:
+        return ""
+    return f" (all in {file.name})"
 
 # %% ../../nbs/reference/image_datasets.ipynb #2cb7ec0b
 _NAMES = ("faces", "celeba", "fashion_mnist", "mnist")
@@ -161,15 +196,17 @@ def open_dataset(
     seed: int = 0,
     root: str | Path | None = None,
     in_memory: bool | None = None,
+    skip_bad: bool = False,
 ) -> Splits:
     """Training and validation images, each item `channels` x S x S float32 in [-1, 1] with S = `image_size`.
 
     `name_or_path`: "faces" (drawn when asked for; `n` of them, 10,000 unless given), "celeba",
     "fashion_mnist", "mnist" (by torchvision, kept in `root` or the cache folder), or a folder; one that is
     called like a name is meant by "./faces". `channels`: 3 or 1; None: 1 for the two MNISTs, else 3. `n`: use
-    so many images at most. `valid_fraction`: share held out by `seed`, unless a folder has `train` and `val`
-    sub-folders. `in_memory`: keep a folder's images as bytes; None: if they fit. Raises `ValueError` for a
-    setting out of range, `DataError` for data that cannot be used: in one line, before anything is trained.
+    so many images at most. `valid_fraction`: share held out by `seed`, unless a folder has sub-folders
+    `train` and `val`, or `test`. `in_memory`: keep a folder's images as bytes; None: if they fit.
+    `skip_bad`: leave out files that cannot be used, with a `DataWarning`. Raises `ValueError` for a setting
+    out of range, `DataError` for data that cannot be used: in one line, before anything is trained.
     """
     _check_count("image_size", image_size, 8, 1024)
     _check_choice("channels", channels, (None, 1, 3))
@@ -177,6 +214,7 @@ def open_dataset(
     _check_number("valid_fraction", valid_fraction, positive=True, below=1)
     _check_count("seed", seed, 0, 2**63 - 1)
     _check_choice("in_memory", in_memory, (None, True, False))
+    _check_choice("skip_bad", skip_bad, (True, False))
     folder = _check_path("the data set", name_or_path)
     root = _cache_folder() if root is None else _check_path("root", root)
     if name_or_path == "faces":
@@ -184,6 +222,7 @@ def open_dataset(
         return random_split(_FaceImages(faces, channels or 3), valid_fraction, seed)
     if name_or_path in ("mnist", "fashion_mnist"):
         images = _small_classic(str(name_or_path), root)
+        _check_room(min(n or len(images), len(images)), channels or 1, image_size)
         images = _resize_28(images[_choose(len(images), n, seed)], image_size)
         return random_split(TensorImages(_as_channels(images, channels or 1)), valid_fraction, seed)
     if name_or_path == "celeba":
@@ -192,36 +231,72 @@ def open_dataset(
         names = ", ".join(_NAMES)
         raise DataError(f"unknown data set {_brief(str(name_or_path))}: neither one of {names} nor a folder")
     parts = [
-        _load_folder(part, paths, image_size, channels or 3, in_memory)
-        for part, paths in _chosen(_own_split(folder), n, seed)
+        (len(paths), *_load_folder(part, paths, image_size, channels or 3, in_memory))
+        for part, paths in _chosen(_parts(folder), n, seed)
     ]
-    return Splits(*parts) if len(parts) == 2 else random_split(parts[0], valid_fraction, seed)
+    _answer_for([file for _, _, bad in parts for file in bad], sum(count for count, _, _ in parts), skip_bad)
+    opened: list[Any] = [dataset for _, dataset, _ in parts]
+    if not all(len(dataset) for dataset in opened):
+        raise DataError(f"of {str(folder)!r}, training or held-out images are left out as bad to the last")
+    return Splits(*opened) if len(opened) == 2 else random_split(opened[0], valid_fraction, seed)
 
 # %% ../../nbs/reference/image_datasets.ipynb #0a67c1eb
-def _own_split(folder: Path) -> tuple[Path, ...]:
-    "(train, val) if `folder`, or the only folder with images in it, has such sub-folders; else (folder,)."
-    top = sorted({image.relative_to(folder).parts[0] for image in find_images(folder)})
-    inside = {name.lower(): folder / name for name in os.listdir(folder) if (folder / name).is_dir()}
-    for valid in ("val", "valid", "validation"):
-        if "train" in inside and valid in inside:
-            return inside["train"], inside[valid]
-    if len(top) == 1 and (folder / top[0]).is_dir():
-        deeper = _own_split(folder / top[0])
-        if len(deeper) == 2:
-            return deeper
-    return (folder,)
+_TRAIN = ("train", "training")
+_VALID, _TEST = ("val", "valid", "validation"), ("test", "testing", "holdout")
+_Images = tuple[Path, list[Path]]  # a folder, and the images below it
 
 
-def _chosen(folders: tuple[Path, ...], n: int | None, seed: int) -> list[tuple[Path, list[Path]]]:
-    "The images of each folder, at most `n` in all: of two folders, as many of each as their sizes ask for."
-    found = [find_images(folder) for folder in folders]
-    sizes = [len(paths) for paths in found]
+def _parts(folder: Path) -> list[_Images]:
+    "The images below `folder`, or those to train on and those that it holds out; says what it leaves out."
+    images, notes = _search(folder)
+    parts = _own_split(folder, images)
+    used = {image for _, some in parts for image in some}
+    if unused := [image for image in images if image not in used]:
+        names = " and ".join(repr(part.relative_to(folder).as_posix()) for part, _ in parts)
+        such = unused[0].relative_to(folder).as_posix()
+        notes.append(
+            f"{names} are trained on and held out; {len(unused)} images elsewhere in {str(folder)!r} "
+            f"are not used, such as {such!r}"
+        )
+    for note in notes:
+        _warn(note)
+    return parts
+
+
+def _own_split(folder: Path, images: list[Path]) -> list[_Images]:
+    "[(folder, images)]; or two pairs, of a folder to train on and of one held out, if it is divided so."
+    below: dict[str, list[Path]] = {}
+    for image in images:
+        first, *rest = image.relative_to(folder).parts
+        below.setdefault(first if rest else "", []).append(image)
+    if any(name.lower() in (*_TRAIN, *_VALID, *_TEST) for name in below):
+        inside = {name.lower(): name for name in sorted(os.listdir(folder)) if (folder / name).is_dir()}
+        train = [inside[name] for name in _TRAIN if name in inside]
+        valid = [inside[name] for name in _VALID if name in inside]
+        test = [inside[name] for name in _TEST if inside.get(name) in below]
+        if train and (valid or test):
+            two = [train[0], (valid + test)[0]]
+            for name in two:
+                if name not in below:
+                    raise DataError(f"the folder {str(folder / name)!r} holds no images")
+            return [(folder / name, below[name]) for name in two]
+    if "" not in below:
+        parts = [_own_split(folder / name, some) for name, some in below.items()]
+        if all(len(two) == 2 for two in parts):
+            together = [(folder, [image for two in parts for image in two[k][1]]) for k in (0, 1)]
+            return parts[0] if len(parts) == 1 else together
+    return [(folder, images)]
+
+
+def _chosen(parts: list[_Images], n: int | None, seed: int) -> list[_Images]:
+    "Of the images of each part, at most `n` in all: of two parts, as many of each as their sizes ask for."
+    sizes = [len(paths) for _, paths in parts]
     if n is not None and n < sum(sizes):
         held_out = min(max(round(n * sizes[-1] / sum(sizes)), 1), n - 1)
         sizes = [n] if len(sizes) == 1 else [n - held_out, held_out]
     return [
         (folder, [paths[i] for i in _choose(len(paths), size, seed).tolist()])
-        for folder, paths, size in zip(folders, found, sizes)
+        for (folder, paths), size in zip(parts, sizes)
     ]
 
 
@@ -258,8 +333,11 @@ def _small_classic(name: str, root: Path) -> Tensor:
     return _download(lambda: kind(str(root), train=True, download=True).data, name, files, source, where)
 
 
+_CELEBA_IMAGES = 202_599
+
+
 def _celeba(root: Path) -> Path:
-    "The folder of the aligned CelebA images."
+    "The folder of the aligned CelebA images. Raises `DataError` where some of them are missing."
     folder = root / "celeba" / "img_align_celeba"
     if not folder.is_dir():
         from torchvision.datasets import CelebA
@@ -267,6 +345,12 @@ def _celeba(root: Path) -> Path:
         source = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
         files = "img_align_celeba.zip (unpacked)"
         _download(lambda: CelebA(str(root), split="all", download=True), "celeba", files, source, folder)
+    there = sum(name.lower().endswith(".jpg") for _, _, names in os.walk(folder) for name in names)
+    if there < _CELEBA_IMAGES:
+        raise DataError(
+            f"{str(folder)!r} holds {there:,} of CelebA's {_CELEBA_IMAGES:,} images: unpack it again, "
+            "or remove it to have it downloaded; to use what is there, name the folder as the data set"
+        )
     return folder
 
 
@@ -275,6 +359,8 @@ def _download(get: Callable[[], Any], name: str, files: str, source: str, where:
         return get()
     except Exception as error:  # of a network, an archive, a server's answer, torchvision's checks
         words = " ".join(str(error).split())[:60] or type(error).__name__
+        if "gdown" in str(error):
+            words = "torchvision needs gdown for it: pip install gdown"
         raise DataError(
             f"cannot download {name!r} ({words}); put {files} from {source} into {str(where)!r}"
         ) from None

@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .batches import DataError
+from ..checks import _check_path
+from .batches import DataError, _warn
+from .decoding import _KINDS, _check_size, _kinds, _opened, _OwnLimit, _square, _suffixes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,83 +27,147 @@ if TYPE_CHECKING:
 __all__ = ['find_images', 'read_image']
 
 # %% ../../nbs/reference/image_files.ipynb #b7b04290
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_SYSTEM = (
+    *("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "lost+found"),
+    *("system volume information", ".trashes"),
+)
+
+
+def _folders(top: Path, refused: list[OSError]) -> Iterator[tuple[str, list[str]]]:
+    "Each folder to look into with the names of its files; errors are added to `refused`."
+    real_top, waiting, seen = os.path.realpath(top), [str(top)], set()
+    while waiting:
+        links = []
+        for where, folders, names in os.walk(waiting.pop(0), onerror=refused.append):
+            real = os.path.realpath(where)
+            if real in seen or ("run.json" in names and where != str(top)):
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = [name for name in folders if name[0] != "." and name.lower() not in _SYSTEM]
+            yield where, [name for name in names if name[0] != "."]
+            for link in filter(_is_link, (os.path.join(where, name) for name in folders)):
+                target = os.path.realpath(link)
+                if not any(Path(path).is_relative_to(target) for path in (real_top, real)):
+                    links.append(link)
+        waiting += sorted(links)  # `os.walk` passes them over: the real folders come first
+
+
+def _is_link(path: str) -> bool:
+    "A link to a folder, be it one of Windows' junctions."
+    return os.path.islink(path) or getattr(os.path, "isjunction", os.path.islink)(path)
+
+# %% ../../nbs/reference/image_files.ipynb #1e84e01f
+_SILENT = ".txt .json .jsonl .csv .tsv .md .xml .yaml .yml .html .log .ini .db".split()
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """All images below `folder`, sorted by their path in it.
+    """All images below `folder`, sorted by their path in it; links to folders are followed.
 
-    Left out: hidden files and folders, `__MACOSX`, and sub-folders with a file `run.json`, which hold a run's
-    results. Raises `DataError` for a folder that is not there, cannot be read or holds no image.
+    Left out: hidden files and folders, those of the system, and sub-folders with a file `run.json`, which
+    hold a run's results; and, with a `DataWarning`, sub-folders that cannot be read, and files of other kinds
+    but text. Raises `DataError` for a folder that is not there, cannot be read or holds no image, and
+    `ValueError` for what is no path.
     """
-    folder = Path(folder)
+    images, notes = _search(folder)
+    for note in notes:
+        _warn(note)
+    return images
+
+
+def _search(folder: str | Path) -> tuple[list[Path], list[str]]:
+    "What `find_images` finds, and what it says."
+    folder = _check_path("the folder", folder)
     if not folder.exists():
         raise DataError(f"there is no folder {str(folder)!r}")
     if not folder.is_dir():
         raise DataError(f"{str(folder)!r} is a file; a folder of images is needed")
-    files: list[Path] = []
-    for where, folders, names in os.walk(folder, onerror=_refuse_folder):
-        if "run.json" in names and Path(where) != folder:
-            folders.clear()
-            continue
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
-        files += [Path(where, name) for name in names if not name.startswith(".")]
-    images = [file for file in files if file.suffix.lower() in _SUFFIXES]
+    refused: list[OSError] = []
+    files = [Path(where, name) for where, names in _folders(folder, refused) for name in names]
+    images = [file for file in files if file.suffix.lower() in _suffixes()]
     if not images:
-        kinds = ", ".join(suffix[1:] for suffix in _SUFFIXES)
-        holds = f"only other files, such as {min(file.name for file in files)!r}" if files else "no files"
+        if refused:
+            raise DataError(f"cannot read the folder {refused[0].filename!r}: {refused[0].strerror}")
+        kinds = ", ".join(_KINDS[kind][0][1:] for kind in _kinds())
+        holds = f"only other files, {_counted(files)}" if files else "no files"
         raise DataError(f"the folder {str(folder)!r} holds no images ({kinds}): {holds}")
-    return sorted(images, key=lambda file: file.relative_to(folder).as_posix())
+    notes = []
+    if refused:
+        why = f"{refused[0].filename!r} ({refused[0].strerror})"
+        more = f" and {len(refused) - 1} more" if refused[1:] else ""
+        notes.append(f"left out, because they cannot be read: the folder {why}{more}")
+    others = [file for file in files if file.suffix.lower() not in (*_suffixes(), *_SILENT)]
+    if others:
+        notes.append(
+            f"left out of {str(folder)!r}, not of a kind that is read: {_counted(others)}; "
+            "pictures among them must be converted, say to PNG"
+        )
+    return sorted(images, key=lambda file: file.relative_to(folder).as_posix()), notes
 
 
-def _refuse_folder(error: OSError) -> None:
-    raise DataError(f"cannot read the folder {error.filename!r}: {error.strerror}")
+def _counted(files: Sequence[Path]) -> str:
+    "`files` by the ends of their names, most first."
+    counts = Counter(file.suffix.lower()[:12] or "without a suffix" for file in files)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    more = f", {sum(n for _, n in ordered[5:])} of other kinds" if ordered[5:] else ""
+    return ", ".join(f"{n} {suffix}" for suffix, n in ordered[:5]) + more
 
 # %% ../../nbs/reference/image_files.ipynb #876fa731
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-
-
 def read_image(path: str | Path, image_size: int = 64, channels: int = 3) -> Tensor:
     """One image file as `channels` x S x S uint8: its central square, reduced to S = `image_size`.
 
-    `channels`: 3 (RGB) or 1 (grey). Transparent images are laid on white. Raises `DataError`, which names the
-    file, if it is missing, empty, no image, incomplete, not 8 bits deep or smaller than S.
+    `channels`: 3 (RGB) or 1 (grey). The first picture of a file that has several. Transparent images are laid
+    on white; 16 bits become 8. Raises `DataError`, which names the file, if it is missing, empty, no image,
+    incomplete, smaller than S or larger than `$VAE_TUTORIAL_MAX_MEGAPIXELS` (300), or holds values that have
+    no place in 8 bits.
     """
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
-    path = Path(path)
+    path, mode = Path(os.path.expanduser(path)), "RGB" if channels == 3 else "L"
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{str(path)!r} is empty (0 bytes)")
-        with Image.open(path, formats=_FORMATS) as image:
-            if min(image.size) < image_size:
-                size = f"{image.width}x{image.height}, image_size {image_size}"
-                raise DataError(f"{str(path)!r} is smaller than asked: {size}")
-            if image.mode not in _MODES:
-                raise DataError(f"{str(path)!r} is not an 8-bit image (mode {image.mode})")
-            pixels = np.array(_square(image, image_size, "RGB" if channels == 3 else "L"))
+        try:
+            square = _read_square(path, image_size, mode)
+        except DataError:
+            raise
+        except Exception:  # is it something beside the pixels?
+            square = _read_square(path, image_size, mode, bare=True)
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(f"{str(path)!r} is not an image (JPEG, PNG, WebP or BMP)") from None
+        raise DataError(f"{str(path)!r} is not an image ({', '.join(_kinds())}){_what(path)}") from None
     except Exception as error:  # a decoder that meets bytes it does not expect may raise anything
-        words = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+        words = getattr(error, "strerror", None) or " ".join(str(error).split())[:160]
         raise DataError(f"{str(path)!r} cannot be read: {words or type(error).__name__}") from None
-    return torch.from_numpy(pixels).view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
+    pixels = torch.from_numpy(np.array(square))
+    return pixels.view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
 
 
-def _square(image: Image.Image, side: int, mode: str) -> Image.Image:
-    "The central square of `image`, upright, on white, in `mode`, reduced to `side` pixels."
-    from PIL import Image, ImageOps
+_SIGNS = {
+    **dict.fromkeys((b"ftyphei", b"ftyphev", b"ftypmif1"), "HEIC, which must be converted"),
+    **dict.fromkeys((b"<!doctype html", b"<html"), "a web page: the download failed"),
+    b"https://git-lfs": "what Git LFS leaves for a file that `git lfs pull` gets",
+}
 
-    image = ImageOps.exif_transpose(image)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert(mode)
-    most = min(image.size)
-    left, top = (image.width - most) // 2, (image.height - most) // 2
-    box = (left, top, left + most, top + most)
-    return image.resize((side, side), Image.Resampling.LANCZOS, box=box)
+
+def _what(path: Path) -> str:
+    "What a file under a picture's name often is instead, in words; nothing for any other."
+    with open(path, "rb") as file:
+        head = file.read(64).lower()
+    return next((f": it is {words}" for sign, words in _SIGNS.items() if sign in head), "")
+
+
+def _read_square(path: Path, side: int, mode: str, bare: bool = False) -> Image.Image:
+    "The central square of the picture in a file. `bare`: as of `_opened`."
+    with _OwnLimit(), _opened(path, bare) as image:
+        if min(image.size) < side:
+            size = f"{image.width}x{image.height}, image_size {side}"
+            raise DataError(f"{str(path)!r} is smaller than asked: {size}")
+        _check_size(*image.size)
+        with _ONE_AT_A_TIME if image.width * image.height > 50_000_000 else nullcontext():
+            return _square(image, side, mode)
+
+
+_ONE_AT_A_TIME = Lock()  # several threads read files; large pictures would need too much memory together
