@@ -50,6 +50,7 @@ LEAST = 0.9  # share that must be killed
 
 # which notebooks beside its own test a module
 KILLERS = {
+    "learn/02_mixture_posterior": ["tests/mixture_more"],
     "learn/04_resnet": ["reference/fuse"],
     "learn/06_training_step": ["reference/training_loop"],
     "learn/09_sampling": ["reference/stored_samplers"],

@@ -125,10 +125,11 @@ def _tidy(folder: Path) -> list[Path]:
     return [file.parent for file in saved]
 
 # %% ../nbs/reference/commands.ipynb #1e40837f
-def _new_folder(out: str | Path, command: str) -> Path:
+def _new_folder(out: str | Path, command: str, start_from: str | None = None) -> Path:
     "Make the next numbered folder under `out`: 001, 002, ... Raises `ValueError` when that cannot be done."
     out = _check_path("out", out)
     about = dict(format="vae-tutorial", command=command, version=__version__)
+    about |= dict(start_from=start_from) if start_from else {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         number = 1 + max((int(p.name) for p in out.iterdir() if p.name.isdecimal()), default=0)
@@ -320,6 +321,22 @@ def _resumed(path: str | Path, given: dict[str, Any]) -> TrainConfig:
     anew: dict[str, Any] = dict.fromkeys(_LIMITS & set(free)) if _LIMITS & given.keys() else {}
     return replace(old, **(anew | given | dict(out=str(folder))))
 
+# %% ../nbs/reference/commands.ipynb #87eec529
+def _networks(path: str | None, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    "Networks to begin with, as `train` takes them, and their settings. `ValueError` where `given` differs."
+    if path is None:
+        return {}, {}
+    start = load(path)
+    settings = start.config._architecture()
+    if start.discriminator is not None:
+        names = ("discriminator_channels", "discriminator_strides", "dropout")
+        settings |= {name: getattr(start.config, name) for name in names}
+    differ = [f"--{name}" for name in settings if given.get(name, settings[name]) != settings[name]]
+    if differ:
+        raise ValueError(f"the weights of {path!r} fit their own networks: {', '.join(differ)} cannot differ")
+    print(f"Weights to begin with: {path}, step {start.step}")
+    return dict(model=start.model, discriminator=start.discriminator), settings
+
 # %% ../nbs/reference/commands.ipynb #c283c759
 def vae_train(arguments: list[str] | None = None) -> None:
     """Train one VAE on faces, on a folder of images or on a known data set, or go on with a run.
@@ -329,14 +346,17 @@ def vae_train(arguments: list[str] | None = None) -> None:
     all went well.
     """
     own = {"--out": _OUT, "--resume": "folder of a run to go on with, in place and under its own settings"}
+    own["--start_from"] = "run, or faces-64, whose weights and network settings a fresh run begins with"
     about = "Train a VAE on faces, or on images of your own. Saves every 500 steps, unless told otherwise."
     parser = _settings_parser("vae_train", about, own=own)
     with _command_ends("vae_train", _LESS) as command:
         given = vars(parser.parse_args(arguments))
         resume = given.pop("resume", None)
+        networks: dict[str, Any] = {}
         if resume is None:
-            out = given.pop("out", "results")
-            config = TrainConfig(**(dict(save_every=500) | _with_preset(given)))
+            out, start = given.pop("out", "results"), given.pop("start_from", None)
+            networks, settings = _networks(start, given)
+            config = TrainConfig(**(dict(save_every=500) | _with_preset(given) | settings))
         else:
             command.less = ""  # these settings stay
             config = _resumed(resume, given)
@@ -345,11 +365,11 @@ def vae_train(arguments: list[str] | None = None) -> None:
         except DataError as problem:
             moved = "" if resume is None else "; images that moved are named with --dataset"
             raise DataError(f"{problem}{moved}") from None
-        folder = Path(config.out) if config.out else _new_folder(out, "vae_train")
+        folder = Path(config.out) if config.out else _new_folder(out, "vae_train", start)
         command.folder, config.out = folder, str(folder)
         _say_what(splits, config, folder)
         began = time.perf_counter()
-        run = train(config, splits, resume=resume and folder, progress=True)
+        run = train(config, splits, **networks, resume=resume and folder, progress=True)
         found = _finish(folder, config, {config.method: run}, splits, began)[config.method]
         print(f"step {run.step}: psnr {found['psnr']:.2f} dB, sigma {found['sigma']:.3f}.")
         print(f"Figures, metrics.json and checkpoint: {folder}")

@@ -39,7 +39,7 @@ def save_directions(path: str | Path, directions: Mapping[str, Tensor]) -> None:
     """Put `directions`, (d,) by name as from `fit_directions`, into a checkpoint, in place of its own.
 
     `load` will have them in the model's `directions`, in single precision. Everything else is as in
-    `save_samplers`; `ValueError` is for what is no vector of d finite numbers, and for a name without letters.
+    `save_samplers`; `ValueError` is for what is no vector of d finite numbers, and for a blank name.
     """
     for name, vector in directions.items():
         _check_type(f"direction {_brief(name)}", vector, Tensor, "a tensor (d,)")
@@ -66,7 +66,8 @@ def _put(
     about, _, _ = _read_checkpoint(path)
     unpacked(tensors, about["config"].latent_dim)  # raises for what could not be read back
     file = _weights_file(path)
-    added = {f"{part}.{name}": t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    layout = torch.contiguous_format
+    added = {f"{part}.{name}": t.clone(memory_format=layout) for name, t in tensors.items()}
     try:
         with safe_open(file, framework="pt") as opened:
             said = opened.metadata()

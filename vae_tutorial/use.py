@@ -88,12 +88,17 @@ def _from_tensor(x: Tensor) -> Tensor:
 def _resized(image: Image.Image, side: int | None, channels: int) -> Tensor:
     "The central square of an image as `channels` x `side` x `side` bytes; `side` None: of its own size."
     import numpy as np
+    from PIL import Image
 
     _check_choice("channels", channels, (1, 3))
+    own = min(image.size)
+    side = side or own
     try:
-        square = _square(image, side or min(image.size), "RGB" if channels == 3 else "L")
+        square = _square(image, min(side, own), "RGB" if channels == 3 else "L")
     except ValueError as error:
         raise ValueError(f"an image cannot be used: {error}") from None
+    if own < side:
+        square = square.resize((side, side), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(square))
     return pixels.view(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
 
@@ -244,8 +249,7 @@ def _perpendicular(u: Tensor, v: Tensor) -> Tensor:
     if aside.norm() < 1e-7:
         axis = F.one_hot(u.abs().argmin(), len(u)).to(u)
         aside = axis - (axis @ u) * u
-    aside = F.normalize(aside, dim=0)
-    return F.normalize(aside - (aside @ u) * u, dim=0)
+    return F.normalize(aside, dim=0)
 
 
 def _spherical(a: Tensor, b: Tensor, t: Tensor, center: Tensor) -> Tensor:
