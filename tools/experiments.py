@@ -296,12 +296,13 @@ def gather(names: list[str], out: Path) -> None:
         if name in names:
             rows = []
             for part in parts:
-                runs = [f"{name} {part} {seed}" for seed in range(seeds)]
+                labels = {seed: f"{name} {part} {seed}" for seed in range(seeds)}
+                runs = {s: label for s, label in labels.items() if (out / label / "metrics.json").exists()}
                 found = [
-                    dict(seed=s, **numbers(out, label), **course(out, label)) for s, label in enumerate(runs)
+                    dict(seed=s, **numbers(out, label), **course(out, label)) for s, label in runs.items()
                 ]
                 rows.append(dict(name=part, runs=found))
-            write(file, dict(about(out, runs[0]), rows=rows))
+            write(file, dict(about(out, labels[0]), rows=rows))
     if "ending" in names:
         rows = [
             dict(name=name, **numbers(out, f"ending {name}"), **course(out, f"ending {name}"))
@@ -311,7 +312,9 @@ def gather(names: list[str], out: Path) -> None:
     if "photographs" in names:
         measured = {name: numbers(out, f"photographs {name}") for name in CORNERS}
         write("07_photographs.json", about(out, "photographs proposed") | measured)
-        picture(out, {name: f"photographs {name}" for name in CORNERS}, IMAGES / "photographs.png")
+        short = ("standard", "heavier", "critic", "no critic", "proposed")
+        labels = {label: f"photographs {name}" for label, name in zip(short, CORNERS)}
+        picture(out, labels, IMAGES / "photographs.png")
     if "own" in names:
         found = about(out, "own pictures") | numbers(out, "own pictures")
         found["seconds"] = json.loads((out / "own pictures/metrics.json").read_text())["seconds"]
@@ -332,6 +335,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="runs side by side (default: 1)")
     parser.add_argument("--runs", type=Path, help="keep the runs in this folder (default: a temporary one)")
     parser.add_argument("--steps", type=int, help="fewer steps, to try this script; nothing is stored then")
+    parser.add_argument("--gather", action="store_true", help="write from the runs that are there alone")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # label and changes: a run's own process
     given = parser.parse_args()
     if given.one:
@@ -342,6 +346,8 @@ def main() -> None:
         parser.error("photographs and own need --folder")
     with tempfile.TemporaryDirectory() as temporary:
         out = (given.runs or Path(temporary)).resolve()
+        if given.gather:
+            return gather(given.names, out)
         runs = plan(given.names, given.folder)
         if given.steps:
             runs = {label: changes | dict(steps=given.steps) for label, changes in runs.items()}
