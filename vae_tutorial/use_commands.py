@@ -55,8 +55,9 @@ def _enlarging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", type=int, metavar="N", help=about)
 
 
-def _counting(parser: argparse.ArgumentParser, n: int) -> None:
-    "The option that says how many pictures are used."
+def _taking_pictures(parser: argparse.ArgumentParser, n: int) -> None:
+    "The argument that names pictures, and the option that says how many are used."
+    parser.add_argument("pictures", nargs="?", default="faces", metavar="PICTURES", help=_PICTURES)
     parser.add_argument("--n", type=int, default=n, help=f"use so many pictures at most (default: {n})")
 
 # %% ../nbs/reference/use_commands.ipynb #0b46291d
@@ -202,8 +203,7 @@ def vae_reconstruct(arguments: list[str] | None = None) -> None:
     about = "Encode pictures and decode their codes: a sheet (.png) with the pictures above, or a folder."
     example = "faces-64 photo.jpg --out mine.png"
     parser = _parser("vae_reconstruct", about, "MODEL [PICTURES]", "reconstructed.png", example)
-    parser.add_argument("pictures", nargs="?", default="faces", metavar="PICTURES", help=_PICTURES)
-    _counting(parser, 64)
+    _taking_pictures(parser, 64)
     _enlarging(parser)
     with _command_ends("vae_reconstruct"):
         given = parser.parse_args(arguments)
@@ -220,8 +220,7 @@ def vae_encode(arguments: list[str] | None = None) -> None:
     about = "Encode pictures: names, means and log-variances of q(z|x), as .npz or .csv."
     example = "faces-64 photos --out codes.csv"
     parser = _parser("vae_encode", about, "MODEL [PICTURES]", "codes.npz", example)
-    parser.add_argument("pictures", nargs="?", default="faces", metavar="PICTURES", help=_PICTURES)
-    _counting(parser, 100_000)
+    _taking_pictures(parser, 100_000)
     with _command_ends("vae_encode"):
         given = parser.parse_args(arguments)
         place, run = _place(given, (".npz", ".csv"), folder=False), _model(given)
@@ -290,12 +289,11 @@ def vae_edit(arguments: list[str] | None = None) -> None:
     about = "Change pictures: a sheet (.png) of pictures, reconstructions and results, or a folder."
     example = "faces-64 photo.jpg --by smile=1.5,glasses=1 --out smiling.png"
     parser = _parser("vae_edit", about, "MODEL [PICTURES]", "edited.png", example)
-    parser.add_argument("pictures", nargs="?", default="faces", metavar="PICTURES", help=_PICTURES)
     parser.add_argument("--by", metavar="NAME=X,...", help="directions and how far to go (--list names them)")
     parser.add_argument("--list", action="store_true", help="say which directions the model has, and end")
     about = "folders of pictures that have something and that lack it: the direction is called own"
     parser.add_argument("--own", nargs=2, metavar=("WITH", "WITHOUT"), help=about)
-    _counting(parser, 8)
+    _taking_pictures(parser, 8)
     _enlarging(parser)
     with _command_ends("vae_edit"):
         given = parser.parse_args(arguments)
@@ -333,8 +331,7 @@ def vae_compare(arguments: list[str] | None = None) -> None:
     example = "results/001 faces-64 photos --out compared.png"
     parser = _parser("vae_compare", about, "MODEL OTHER [PICTURES]", "compared.png", example)
     parser.add_argument("other", metavar="OTHER", help="a second model")
-    parser.add_argument("pictures", nargs="?", default="faces", metavar="PICTURES", help=_PICTURES)
-    _counting(parser, 256)
+    _taking_pictures(parser, 256)
     _enlarging(parser)
     with _command_ends("vae_compare"):
         given = parser.parse_args(arguments)
