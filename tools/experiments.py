@@ -4,20 +4,20 @@
     python tools/experiments.py photographs --folder path/to/gray/photographs
 
 faces        nbs/faces/: the two checkpoints of a quick start with seed 0
-ablation     nbs/experiments/07_ablation.json: three KLs, each with and without regularizer and critic; the KL
+ablation     nbs/experiments/ablation.json: three KLs, each with and without regularizer and critic; the KL
              of the whole covariance; the standard method at heavier weights; seeds 0, 1, 2 of each
-recipe       nbs/experiments/06_recipe.json: what keeps a longer run good, one change at a time, seeds 0, 1
-ending       nbs/experiments/06_ending.json: 5000 steps more of the shipped proposed model and its critic, at
+recipe       nbs/experiments/recipe.json: what keeps a longer run good, one change at a time, seeds 0, 1
+ending       nbs/experiments/ending.json: 5000 steps more of the shipped proposed model and its critic, at
              a fifth of its rates falling to 0, one change at a time, seed 0
-critic       nbs/experiments/06_critic.json: a critic that begins with stride 2, and today's, 1000 steps
-photographs  nbs/experiments/07_photographs.json, nbs/images/photographs.png: the corners of `ablation` that
+critic       nbs/experiments/critic.json: a critic that begins with stride 2, and today's, 1000 steps
+photographs  nbs/experiments/photographs.json, nbs/images/photographs.png: the corners of `ablation` that
              matter, on a folder, seed 0
 own          nbs/experiments/own_pictures.json, nbs/images/own_pictures.png: the preset `faces` on a folder at
              64 pixels in gray, 10,000 steps, seed 0
 
 Each run is a process of its own with one thread; `--workers` of them run side by side. Every result
 names its machine and seed. A run of 3000 steps takes about five minutes on one CPU core. What a lesson
-makes itself (06_runs, 06_defaults, 09_bench, 09_precision) is made by deleting the file and running it.
+makes itself (runs, defaults, bench, precision) is made by deleting the file and running it.
 """
 
 from __future__ import annotations
@@ -288,10 +288,10 @@ def gather(names: list[str], out: Path) -> None:
             shutil.copy(out / f"seed0-{method}/history.json", target / "history.json")
             slim(out / f"seed0-{method}", target)
     if "critic" in names:
-        write("06_critic.json", [about(out, w) | numbers(out, w) for w in ("critic-old", "critic-new")])
+        write("critic.json", [about(out, w) | numbers(out, w) for w in ("critic-old", "critic-new")])
     for name, parts, seeds, file in (
-        ("ablation", PARTS, 3, "07_ablation.json"),
-        ("recipe", RECIPES, 2, "06_recipe.json"),
+        ("ablation", PARTS, 3, "ablation.json"),
+        ("recipe", RECIPES, 2, "recipe.json"),
     ):
         if name in names:
             rows = []
@@ -308,10 +308,10 @@ def gather(names: list[str], out: Path) -> None:
             dict(name=name, **numbers(out, f"ending {name}"), **course(out, f"ending {name}"))
             for name in ENDINGS
         ]
-        write("06_ending.json", dict(about(out, "ending as it was"), rows=rows))
+        write("ending.json", dict(about(out, "ending as it was"), rows=rows))
     if "photographs" in names:
         measured = {name: numbers(out, f"photographs {name}") for name in CORNERS}
-        write("07_photographs.json", about(out, "photographs proposed") | measured)
+        write("photographs.json", about(out, "photographs proposed") | measured)
         short = ("standard", "heavier", "critic", "no critic", "proposed")
         labels = {label: f"photographs {name}" for label, name in zip(short, CORNERS)}
         picture(out, labels, IMAGES / "photographs.png")

@@ -1,7 +1,7 @@
 """Mutation check: small faults are put into the exported cells one at a time, and the tests must notice.
 
     python tools/mutate.py                                     15 mutants a notebook, two processes
-    python tools/mutate.py --notebook learn/05_patchgan        one notebook; may be repeated
+    python tools/mutate.py --notebook learn/07_patchgan        one notebook; may be repeated
     python tools/mutate.py --per-notebook 0                    every mutant there is
     python tools/mutate.py --list                              show them, run nothing
 
@@ -50,10 +50,10 @@ LEAST = 0.9  # share that must be killed
 
 # which notebooks beside its own test a module
 KILLERS = {
-    "learn/02_mixture_posterior": ["tests/mixture_more"],
-    "learn/04_resnet": ["reference/fuse"],
-    "learn/06_training_step": ["reference/training_loop"],
-    "learn/09_sampling": ["reference/stored_samplers"],
+    "learn/03_mixture_posterior": ["tests/mixture_more"],
+    "learn/06_resnet": ["reference/fuse"],
+    "learn/09_training_step": ["reference/training_loop"],
+    "learn/11_sampling": ["reference/stored_samplers"],
     "reference/bench": ["reference/bench_command", "tests/commands"],
     "reference/checkpoint": ["tests/resume", "tests/bad_input"],
     "reference/checks": ["tests/bad_input"],

@@ -3,8 +3,8 @@
     python tools/trained.py train faces-64    about three hours on one CPU core; goes on if it was stopped
     python tools/trained.py pack faces-64     vae_tutorial/models/faces-64: weights, card, and what is fitted
     python tools/trained.py directions faces-64   the directions of a packed model alone, and their table
-    python tools/trained.py course faces-64   nbs/experiments/07_course.json: its numbers over the run; the
-                                              other model's: 07_course_standard.json
+    python tools/trained.py course faces-64   nbs/experiments/course.json: its numbers over the run; the
+                                              other model's: course_standard.json
     python tools/trained.py pictures          nbs/images: what README and the lessons show of both
 
 A run keeps, beside its checkpoint, its averaged model in half precision at some steps (snapshots/). Data are
@@ -334,7 +334,7 @@ def course(name: str, folder: Path) -> None:
     torch.set_num_threads(1)
     for_fit, held_out, _, _ = data(TrainConfig(**(PRESETS["faces"] | CHANGES[name])))
     real, which = held_out[:JUDGE], name.removeprefix("faces-64").replace("-", "_")
-    file = ROOT / f"nbs/experiments/07_course{which}.json"
+    file = ROOT / f"nbs/experiments/course{which}.json"
     rows = json.loads(file.read_text()) if file.exists() else []  # delete it to measure all anew
     steps = sorted(int(file.stem) for file in (folder / "snapshots").glob("*.safetensors"))
     steps = [step for step in steps if step in EARLY or step % (2 * EVERY) == 0]

@@ -84,7 +84,7 @@ def _count_operations(run: Callable[[], object]) -> int:
 
 # %% ../nbs/reference/bench.ipynb #0e94fa9e
 def _count_flops(config: TrainConfig, fused: bool = True) -> float:
-    """Floating-point operations an image in one training step of `config`, forward and backward, by (10.1).
+    """Floating-point operations an image in one training step of `config`, forward and backward, by (13.1).
 
     A multiply-add is two; elementwise work is left out. `fused`: with networks as a training runs them.
     """
@@ -153,7 +153,7 @@ def _step_seconds(
 
 # %% ../nbs/reference/bench.ipynb #39206c0a
 def _speed(seconds: list[float], images: int) -> dict[str, float]:
-    "(10.2): `images_per_second` from each step's `seconds` and `images`, with quartiles `low` and `high`."
+    "(13.2): `images_per_second` from each step's `seconds` and `images`, with quartiles `low` and `high`."
     several = seconds if len(seconds) > 1 else seconds * 2
     first, median, third = statistics.quantiles(several, n=4, method="inclusive")
     return dict(images_per_second=images / median, low=images / third, high=images / first)
@@ -196,7 +196,7 @@ def _matrix_peak(
 
 
 def _share_of_peak(flops_per_image: float, images_per_second: float, peak: float) -> float:
-    "(10.3): the share of the matrix `peak`, in operations a second, that a training uses."
+    "(13.3): the share of the matrix `peak`, in operations a second, that a training uses."
     return flops_per_image * images_per_second / peak
 
 # %% ../nbs/reference/bench.ipynb #7972603d
@@ -253,7 +253,7 @@ def _loading_speed(dataset: Any, batch_size: int, seconds: float = 2.0, seed: in
 
 
 def _in_turn(step: float, data: float) -> float:
-    "(10.4): images a second when loading at `data` and training at `step` images a second take turns."
+    "(13.4): images a second when loading at `data` and training at `step` images a second take turns."
     return 1 / (1 / step + 1 / data)
 
 

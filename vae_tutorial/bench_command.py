@@ -104,7 +104,7 @@ def _other_speed(words: list[str]) -> float:
 
 
 def _ratio_of(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    "(10.5): `ratio` of the medians, and the smallest and the largest ratio of a round, `low` and `high`."
+    "(13.5): `ratio` of the medians, and the smallest and the largest ratio of a round, `low` and `high`."
     rounds = [a / b for a, b in zip(ours, theirs)]
     return dict(ratio=statistics.median(ours) / statistics.median(theirs), low=min(rounds), high=max(rounds))
 

@@ -21,7 +21,7 @@ __all__ = ['fit_directions', 'direction_between', 'direction_effects']
 
 # %% ../nbs/reference/directions.ipynb #905f5d05
 def _columns(factors: FaceFactors) -> dict[str, Tensor]:
-    "What codes are regressed on, by name, each (N,) in double precision: (11.4)."
+    "What codes are regressed on, by name, each (N,) in double precision: (14.4)."
     found = {}
     for name in CONTINUOUS:
         value = getattr(factors, name).double()
@@ -37,7 +37,7 @@ def _columns(factors: FaceFactors) -> dict[str, Tensor]:
 
 
 def _slopes(z: Tensor, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    "The vectors c_k of (11.4), each (d,), for codes `z` (N, d) in double precision: (11.5)."
+    "The vectors c_k of (14.4), each (d,), for codes `z` (N, d) in double precision: (14.5)."
     ones = torch.ones(len(z), dtype=z.dtype, device="cpu")
     design = torch.stack([ones, *columns.values()], 1)
     solution = torch.linalg.lstsq(design, z, driver="gelsd").solution
@@ -85,7 +85,7 @@ def fit_directions(mean: Tensor, factors: FaceFactors) -> dict[str, Tensor]:
     """Directions by name, each (d,), from the codes of N drawn faces: posterior means `mean` (N, d).
 
     `factors`: what the N faces are made from. A direction is what the code moves by, by least squares
-    (11.5), when its factor goes up by a standard deviation, or from without to with, and all other factors
+    (14.5), when its factor goes up by a standard deviation, or from without to with, and all other factors
     stay: smile, light_hair, skin (darker), light (from the right), turn, nod, lean, background (lighter),
     glasses, long_hair. In double precision on the CPU; returned in float32. Raises `ValueError` for another
     number of factors, no more faces than columns (57), values that are not finite, and faces that all have,
@@ -111,7 +111,7 @@ def direction_between(model: nn.Module, with_pictures: Any, without_pictures: An
     """The way from pictures without something to pictures with it: (d,), the difference of their mean codes.
 
     Both as in `as_images`: a folder each, or lists, batches, data sets. An amount of 1 in `edit` goes from
-    the one mean to the other (11.7). All that differs between the sets goes with it. Float32 on the CPU.
+    the one mean to the other (14.7). All that differs between the sets goes with it. Float32 on the CPU.
     Raises `ValueError` as `encode` does.
     """
     sides = (encode(model, pictures)[0] for pictures in (with_pictures, without_pictures))
@@ -135,7 +135,7 @@ def _change(had: Tensor, lacked: Tensor, has: Tensor, lacks: Tensor) -> float:
 def direction_effects(
     model: nn.Module, pictures: Any, directions: Mapping[str, Tensor] | None = None, amount: float = 1.0
 ) -> dict[str, dict[str, float]]:
-    """What each direction changes in drawn faces, as the package's factor reader sees it: (11.8).
+    """What each direction changes in drawn faces, as the package's factor reader sees it: (14.8).
 
     By direction, and in it by what is read: the directions' names of `fit_directions`, then other factors.
     Numbers: the mean change in the factor's standard deviations. glasses, long_hair: the share of faces

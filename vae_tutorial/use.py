@@ -253,7 +253,7 @@ def _perpendicular(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _spherical(a: Tensor, b: Tensor, t: Tensor, center: Tensor) -> Tensor:
-    "The path (11.2) from `a` to `b`, (d,), about `center` (d,), at `t` (n,): (n, d)."
+    "The path (14.2) from `a` to `b`, (d,), about `center` (d,), at `t` (n,): (n, d)."
     radius_a, radius_b = (a - center).norm(), (b - center).norm()
     u, v = F.normalize(a - center, dim=0), F.normalize(b - center, dim=0)
     u = v if radius_a == 0 else u  # from the center itself: straight out
@@ -285,7 +285,7 @@ def interpolate(model: nn.Module, a: Any, b: Any, steps: int = 8, kind: str = "l
     """`steps` >= 2 images (steps, C, S, S) on the way from picture `a` to picture `b`, ends included.
 
     `a`, `b`: one picture each, as in `as_images`, whose code is the posterior's mean; or a code (d,).
-    `kind`: "linear", (11.1), or "spherical", (11.2): about the codes' mean, where the model's `samplers` have
+    `kind`: "linear", (14.1), or "spherical", (14.2): about the codes' mean, where the model's `samplers` have
     "moments", else about 0. Images as in `decode`. Raises `ValueError` for other steps or kinds, and for
     what `encode` refuses.
     """
@@ -323,7 +323,7 @@ def edit(
 ) -> Tensor:
     """N pictures, changed: (N, C, S, S), decoded from their codes moved by each direction times its amount.
 
-    `amounts`: by the directions' names, as `{"smile": 1.0, "glasses": 1.0}`, (11.3); negative ones go the
+    `amounts`: by the directions' names, as `{"smile": 1.0, "glasses": 1.0}`, (14.3); negative ones go the
     other way. 1 is a standard deviation of the factor, or from without to with. `directions`: vectors (d,) by
     name, `None`: the model's. `pictures` as in `as_images`; it is the reconstruction that changes, {} gives
     it as it is. Raises `ValueError` for a name that there is not, an amount that is no finite number, and for

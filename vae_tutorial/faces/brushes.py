@@ -22,7 +22,7 @@ __all__ = []
 
 # %% ../../nbs/reference/faces_brushes.ipynb #48418bac
 def _fill(d: Tensor, p: float) -> Tensor:
-    "Coverage of each pixel (width `p`) by the shape with signed distance `d`, (0.3)."
+    "Coverage of each pixel (width `p`) by the shape with signed distance `d`, (15.3)."
     t = (d * (-1 / (1.5 * p))).add_(0.5).clamp_(0, 1)
     return t * t * (3 - 2 * t)
 
@@ -38,7 +38,7 @@ def _radius(x: Tensor, y: Tensor, soft: float = 1e-6) -> Tensor:
 
 # %% ../../nbs/reference/faces_brushes.ipynb #6a513b78
 def _over(s: SimpleNamespace, color: Tensor, alpha: Tensor) -> None:
-    "Paint `color` (N x 3 x 1 x 1 or N x 3 x H x W) over the scene, (0.4)."
+    "Paint `color` (N x 3 x 1 x 1 or N x 3 x H x W) over the scene, (15.4)."
     s.rgb.lerp_(color.expand_as(s.rgb), alpha[:, None])
 
 # %% ../../nbs/reference/faces_brushes.ipynb #2733d479

@@ -45,12 +45,12 @@ def _outline(s: SimpleNamespace) -> None:
 
 # %% ../../nbs/reference/faces_head.ipynb #2f883eaf
 def _surface(s: SimpleNamespace) -> None:
-    "Sets the ellipsoid's `normal`, the coordinates `X`, `Y` of the face, (0.5), and where features are."
+    "Sets the ellipsoid's `normal`, the coordinates `X`, `Y` of the face, (15.5), and where features are."
     f = s.f
     ex, ey = (s.hx - 0.25 * s.center_x) / 0.57, (s.hy - s.center_y) / 0.80
     depth = torch.sqrt((1 - ex * ex - 0.55 * ey * ey).clamp(min=0.03))
     s.normal = (ex, ey * 0.75, depth)
-    s.X, s.Y = s.hx * s.cos_yaw - 0.36 * depth * s.sin_yaw, s.hy - 0.30 * depth * s.sin_pitch  # (0.5)
+    s.X, s.Y = s.hx * s.cos_yaw - 0.36 * depth * s.sin_yaw, s.hy - 0.30 * depth * s.sin_pitch  # (15.5)
     s.AX, s.sign = s.X.abs(), torch.sign(s.X)  # what is symmetric is drawn once
     s.eye_x, s.eye_y = 0.205 + 0.028 * f.eye_spacing, -0.03
     s.nose_y = 0.20 + 0.045 * f.nose_length

@@ -57,7 +57,7 @@ def _slopes(p: SimpleNamespace) -> tuple[Tensor, Tensor]:
 
 # %% ../../nbs/reference/faces_skin.ipynb #c65fb308
 def _relief(p: SimpleNamespace) -> None:
-    "Light on the face, (0.6): sets `p.lit` in [0, 1], `p.gloss`, and `p.facing`, which is n . l."
+    "Light on the face, (15.6): sets `p.lit` in [0, 1], `p.gloss`, and `p.facing`, which is n . l."
     along_x, along_y = _slopes(p)
     nx, ny, nz = p.normal[0] - 1.2 * along_x, p.normal[1] - 1.2 * along_y, p.normal[2]
     k = torch.rsqrt(nx * nx + ny * ny + nz * nz)

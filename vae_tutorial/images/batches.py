@@ -41,7 +41,7 @@ def _warn(words: str) -> None:
 
 # %% ../../nbs/reference/image_batches.ipynb #318760fc
 def to_float(u: Tensor) -> Tensor:
-    "Bytes 0...255 as float32 in [-1, 1], (0.1). Any shape."
+    "Bytes 0...255 as float32 in [-1, 1], (15.1). Any shape."
     return u.to(torch.float32) / 127.5 - 1
 
 
