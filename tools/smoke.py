@@ -61,7 +61,7 @@ def main() -> None:
     onnx = "import vae_tutorial as vt; import vae_tutorial.export as e; e.export_onnx(vt.ResidualVAE(), 'x')"
     for extra, code in dict(hub="import vae_tutorial.share", onnx=onnx).items():
         said = refusal(code)
-        assert said.startswith("ImportError") and f"pip install 'vae-tutorial[{extra}]'" in said, said
+        assert said.startswith("ImportError") and f'pip install "vae-tutorial[{extra}]"' in said, said
     print("what needs the extras says so")
 
 

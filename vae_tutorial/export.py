@@ -70,7 +70,7 @@ def _onnx_packages() -> tuple[Any, Any]:
         import onnx
         import onnxruntime
     except ImportError:
-        raise ImportError("ONNX needs two packages: pip install 'vae-tutorial[onnx]'") from None
+        raise ImportError('ONNX needs two packages: pip install "vae-tutorial[onnx]"') from None
     return onnx, onnxruntime
 
 

@@ -23,7 +23,7 @@ from .step import _unwrapped
 try:
     from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin, hf_hub_download
 except ImportError:
-    raise ImportError("vae_tutorial.share needs huggingface_hub: pip install 'vae-tutorial[hub]'") from None
+    raise ImportError('vae_tutorial.share needs huggingface_hub: pip install "vae-tutorial[hub]"') from None
 
 # %% auto #0
 __all__ = ['PretrainedVAE']
@@ -86,7 +86,7 @@ def _page(about: dict[str, Any], model: Any, license: str | None, shipped: bool)
         "",
         "```python",
         "from vae_tutorial.sampling import generate",
-        "from vae_tutorial.share import PretrainedVAE  # pip install 'vae-tutorial[hub]'",
+        'from vae_tutorial.share import PretrainedVAE  # pip install "vae-tutorial[hub]"',
         "",
         'model = PretrainedVAE.from_pretrained("path/or/user/name")',
         f'images = generate(model, 8, sampler="{sampler}", seed=1)  # around [-1, 1]',
