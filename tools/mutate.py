@@ -52,7 +52,8 @@ LEAST = 0.9  # share that must be killed
 KILLERS = {
     "learn/03_mixture_posterior": ["tests/mixture_more"],
     "learn/06_resnet": ["reference/fuse"],
-    "learn/09_training_step": ["reference/training_loop"],
+    "learn/07_patchgan": ["tests/patchgan_more"],
+    "learn/09_training_step": ["tests/training_more", "reference/training_loop"],
     "learn/11_sampling": ["reference/stored_samplers"],
     "reference/bench": ["reference/bench_command", "tests/commands"],
     "reference/checkpoint": ["tests/resume", "tests/bad_input"],

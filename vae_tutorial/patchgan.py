@@ -59,7 +59,7 @@ class PatchDiscriminator(nn.Module):
 
 # %% ../nbs/learn/07_patchgan.ipynb #a20fb9cf
 def receptive_field(strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1), kernel_size: int = 3) -> int:
-    """Side in pixels of the image patch that one logit sees, (7.7).
+    """Side in pixels of the image patch that one logit sees, (7.4).
 
     `strides`: one a convolution, first to last; `kernel_size`: of all of them. The defaults: 63.
     """
@@ -108,7 +108,7 @@ def generator_loss(fake: Tensor, weight: float = 1.0) -> Tensor:
 
 # %% ../nbs/learn/07_patchgan.ipynb #cb37ccfb
 def gradient_penalty(real: Tensor, x: Tensor, weight: float = 1.0) -> Tensor:
-    """R1 (7.17): `weight` / 2 * |d sum(D(x)) / dx|^2 over the number of logits. A scalar.
+    """R1 (7.11): `weight` / 2 * |d sum(D(x)) / dx|^2 over the number of logits. A scalar.
 
     `x`: images (N, C, H, W) that require a gradient; `real` = D(x), their logits, each of its own
     image alone: not by `norm="batch"`, which gives 0. It can be descended in D's weights. Source:

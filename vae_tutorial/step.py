@@ -88,7 +88,7 @@ def _forward(
 
 # %% ../nbs/learn/09_training_step.ipynb #60972ffd
 def _charge(real: Tensor, x: Tensor, config: TrainConfig) -> Tensor | float:
-    "What the discriminator pays for its slope at data (7.17), beside L_D: 0 unless asked for."
+    "What the discriminator pays for its slope at data (7.11), beside L_D: 0 unless asked for."
     weight = config.gan_weight * config.r1
     return gradient_penalty(real, x, weight) if weight else 0.0
 
