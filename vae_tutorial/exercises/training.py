@@ -5,7 +5,6 @@
 # %% ../../nbs/solutions/training.ipynb #0b8bd3cc
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
