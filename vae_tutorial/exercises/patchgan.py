@@ -119,7 +119,7 @@ def _check_7_4(answer: Callable[[Tensor, Tensor], Any]) -> None:
         "the label 0.9 leaves a share of 0.1 that pushes down: it belongs to q": (
             0.9 * p / q
         ).log(),
-        "this is (7.7), without smoothing": (p / q).log(),
+        "this is (7.8), without smoothing": (p / q).log(),
     }
     _explain(answer(p, q), (0.9 * p / (0.1 * p + q)).log(), slips)
 
